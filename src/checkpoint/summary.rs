@@ -1,0 +1,158 @@
+//! What `status` tells of the state file.
+
+use rusqlite::Transaction;
+
+use super::commit::Counts;
+use super::gap::{self, Gap};
+use super::run::{self, COUNT_COLUMNS, RunId, RunKind, SourceMode};
+use super::{Checkpoint, CheckpointError, dead_letter, unsigned};
+
+/// How many gaps [`Summary`] names; it counts all.
+const NEWEST_GAPS: u32 = 5;
+
+/// The state file in short, as of one moment. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The cluster it belongs to; `None` if nothing was ever started.
+    pub cluster: Option<String>,
+    /// All runs, the oldest first.
+    pub runs: Vec<RunSummary>,
+    /// How many gaps there are.
+    pub gaps: u64,
+    /// The gaps found last, the newest first.
+    pub newest_gaps: Vec<FoundGap>,
+    /// The dead-letter store.
+    pub dead_letters: DeadLetterSummary,
+}
+
+/// A run in short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSummary {
+    /// Its number.
+    pub id: RunId,
+    /// The daemon's or a backfill's.
+    pub kind: RunKind,
+    /// Where it began.
+    pub from_ms: i64,
+    /// The event API it reads by, if one was chosen.
+    pub mode: Option<SourceMode>,
+    /// Everything before this is settled.
+    pub position_ms: i64,
+    /// Whether a backfill has settled everything.
+    pub finished: bool,
+    /// What has settled since the run began.
+    pub counts: Counts,
+    /// When it was last changed.
+    pub updated_ms: i64,
+    /// Search: windows that are planned or begun.
+    pub open_windows: u64,
+    /// Export: chunks that are listed or begun.
+    pub open_chunks: u64,
+    /// Gaps that it found.
+    pub gaps: u64,
+}
+
+/// A gap and the run that found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundGap {
+    /// The run.
+    pub run: RunId,
+    /// The gap.
+    pub gap: Gap,
+}
+
+/// The dead-letter store in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterSummary {
+    /// How many documents it holds.
+    pub count: u64,
+    /// How many bytes it holds, as its cap counts them.
+    pub bytes: u64,
+    /// Documents by error type, the most frequent first.
+    pub by_error_type: Vec<(String, u64)>,
+}
+
+impl Checkpoint {
+    /// The state file in short. Reads one consistent state beside whoever writes.
+    ///
+    /// # Errors
+    /// If the state file cannot be read.
+    pub fn summary(&self) -> Result<Summary, CheckpointError> {
+        self.read("read the summary", |transaction| {
+            let (count, bytes) = dead_letter::totals(transaction)?;
+            Ok(Summary {
+                cluster: transaction
+                    .query_row("SELECT cluster FROM state", [], |row| row.get(0))?,
+                runs: runs(transaction)?,
+                gaps: transaction.query_row("SELECT count(*) FROM gaps", [], |row| {
+                    row.get(0).map(unsigned)
+                })?,
+                newest_gaps: newest_gaps(transaction)?,
+                dead_letters: DeadLetterSummary {
+                    count,
+                    bytes,
+                    by_error_type: by_error_type(transaction)?,
+                },
+            })
+        })
+    }
+}
+
+fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
+    transaction
+        .prepare_cached(&format!(
+            "SELECT id, from_ms, to_ms, filters, mode, position_ms, finished, updated_ms,
+                 (SELECT count(*) FROM windows WHERE run_id = runs.id AND reached_ms < windows.to_ms)
+                     AS open_windows,
+                 (SELECT count(*) FROM chunks WHERE run_id = runs.id AND done = 0) AS open_chunks,
+                 (SELECT count(*) FROM gaps WHERE run_id = runs.id) AS gaps,
+                 {COUNT_COLUMNS}
+             FROM runs ORDER BY id"
+        ))?
+        .query_map([], |row| {
+            let to_ms: Option<i64> = row.get("to_ms")?;
+            let kind = match to_ms {
+                None => RunKind::Daemon,
+                Some(to_ms) => RunKind::Backfill {
+                    to_ms,
+                    filters: row.get("filters")?,
+                },
+            };
+            Ok(RunSummary {
+                id: RunId(row.get("id")?),
+                kind,
+                from_ms: row.get("from_ms")?,
+                mode: row.get("mode")?,
+                position_ms: row.get("position_ms")?,
+                finished: row.get("finished")?,
+                counts: run::read_counts(row)?,
+                updated_ms: row.get("updated_ms")?,
+                open_windows: row.get("open_windows").map(unsigned)?,
+                open_chunks: row.get("open_chunks").map(unsigned)?,
+                gaps: row.get("gaps").map(unsigned)?,
+            })
+        })?
+        .collect()
+}
+
+fn newest_gaps(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<FoundGap>> {
+    transaction
+        .prepare_cached("SELECT * FROM gaps ORDER BY found_ms DESC, id DESC LIMIT ?1")?
+        .query_map([NEWEST_GAPS], |row| {
+            Ok(FoundGap {
+                run: RunId(row.get("run_id")?),
+                gap: gap::read(row)?,
+            })
+        })?
+        .collect()
+}
+
+fn by_error_type(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<(String, u64)>> {
+    transaction
+        .prepare_cached(
+            "SELECT error_type, count(*) FROM dead_letters GROUP BY error_type
+             ORDER BY count(*) DESC, error_type",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?
+        .collect()
+}
