@@ -323,13 +323,13 @@ mod tests {
     use super::*;
 
     /// A run in a file of its own that can be closed and opened at any point.
-    struct Bench {
+    struct Walk {
         directory: TempDir,
         checkpoint: Option<Checkpoint>,
         run: RunId,
     }
 
-    impl Bench {
+    impl Walk {
         fn new(from_ms: i64, to_ms: Option<i64>, mode: SourceMode) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let checkpoint = Checkpoint::open(directory.path()).unwrap();
@@ -429,7 +429,7 @@ mod tests {
             end in prop::option::of(40..50_i64),
             restart in any::<Index>(),
         ) {
-            let mut bench = Bench::new(start, end, SourceMode::Search);
+            let mut walk = Walk::new(start, end, SourceMode::Search);
             let mut settled = BTreeSet::new();
             let restart = restart.index(commits.len());
             for (number, steps) in commits.iter().enumerate() {
@@ -440,13 +440,13 @@ mod tests {
                 }
                 let open = (start..).find(|at| !settled.contains(at)).unwrap();
                 let expected = end.map_or(open, |end| open.min(end));
-                prop_assert_eq!(bench.commit(steps), expected);
+                prop_assert_eq!(walk.commit(steps), expected);
                 // Replayed in another order, it comes to the same.
                 let reversed: Vec<_> = steps.iter().rev().cloned().collect();
-                prop_assert_eq!(bench.commit(&reversed), expected);
+                prop_assert_eq!(walk.commit(&reversed), expected);
                 if number == restart {
-                    bench.restart();
-                    prop_assert_eq!(bench.position(), expected);
+                    walk.restart();
+                    prop_assert_eq!(walk.position(), expected);
                 }
             }
         }
@@ -460,7 +460,7 @@ mod tests {
             restart in any::<Index>(),
         ) {
             let end_ms = end.map(|end| end * EIGHTH_MS);
-            let mut bench = Bench::new(start * EIGHTH_MS, end_ms, SourceMode::Export);
+            let mut walk = Walk::new(start * EIGHTH_MS, end_ms, SourceMode::Export);
             let (mut listed, mut open, mut done) =
                 (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
             let mut expected = start;
@@ -477,9 +477,9 @@ mod tests {
                             }
                         }
                         let names: Vec<_> = chunks.iter().map(u8::to_string).collect();
-                        let answer = bench
+                        let answer = walk
                             .open()
-                            .add_listing(bench.run, date(*day), at * EIGHTH_MS, &names)
+                            .add_listing(walk.run, date(*day), at * EIGHTH_MS, &names)
                             .unwrap();
                         let names: Vec<_> = answer.unfinished.into_iter().map(|c| c.name).collect();
                         let of_day = open.iter().filter(|chunk| chunk.0 == *day);
@@ -505,15 +505,15 @@ mod tests {
                                 }
                             })
                             .collect();
-                        bench.commit(&steps)
+                        walk.commit(&steps)
                     }
                 };
                 let clear = clear_until(start, &listed, &open);
                 expected = expected.max(end.map_or(clear, |end| clear.min(end)));
                 prop_assert_eq!(position_ms, expected * EIGHTH_MS);
                 if number == restart {
-                    bench.restart();
-                    prop_assert_eq!(bench.position(), expected * EIGHTH_MS);
+                    walk.restart();
+                    prop_assert_eq!(walk.position(), expected * EIGHTH_MS);
                 }
             }
         }
