@@ -7,7 +7,7 @@
 //!
 //! `ARCHITECTURE.md` tells why it is built this way.
 
-pub mod checkpoint;
+pub mod document;
 pub mod event;
 pub mod output;
 pub mod secret;

@@ -1,0 +1,314 @@
+//! Turns the wire bytes of a `google.protobuf.Struct` into JSON text: the program's hot loop.
+//!
+//! There is no tree in between. The members of one object at a time are noted as offsets into the
+//! body, sorted by key, and written; the members of an object inside lie above them on the same
+//! stack while it is written. The stack keeps its memory, so a body costs no allocation once the
+//! largest has passed.
+//!
+//! How a body is read where protobuf leaves a choice or it is odd:
+//! - of several members with one key the last on the wire counts;
+//! - of several values within a member, or kinds within a value, the last counts; they are not
+//!   merged;
+//! - a member without a key has the key `""`, one without a value, or a value of no kind, is null;
+//! - fields that the three message types do not know are stepped over by their wire type;
+//! - what is not written (an earlier duplicate, the inside of what is too deep) is not looked at.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Marks;
+use super::text::{write_number, write_string};
+use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
+
+/// So many objects and lists may lie in each other, the event itself being the first. Enough for
+/// any event there is (protobuf's own decoders stop at 100 messages, about 33 objects) and little
+/// for any stack.
+pub(super) const LEVELS_MAX: usize = 64;
+
+/// The key of the member that names an event's marks.
+pub(super) const MARKS_KEY: &[u8] = b"event_indexer.marks";
+
+/// One member of an object: where its key and its value lie.
+#[derive(Clone, Copy)]
+struct Member {
+    /// The key's first eight bytes, zero behind its end, such that they compare as bytes do.
+    prefix: u64,
+    /// Offsets within the body, or beyond its end: within the mended keys.
+    key: Span,
+    /// The wire bytes of a `google.protobuf.Value`. The beginning grows with the place on the
+    /// wire, also where there is no value.
+    value: Span,
+}
+
+enum Kind {
+    Null,
+    Number(f64),
+    Bool(bool),
+    String(Span),
+    Object(Span),
+    List(Span),
+}
+
+/// Reads a body's members and writes them.
+#[derive(Default)]
+pub(super) struct Transcoder {
+    members: Vec<Member>,
+    /// The keys that were no valid UTF-8, mended.
+    mended_keys: Vec<u8>,
+    marks: Marks,
+}
+
+impl Transcoder {
+    /// Takes in the members of the event itself, sorted; what was taken in before is forgotten.
+    pub(super) fn read(&mut self, body: &[u8]) -> Result<(), Malformed> {
+        self.members.clear();
+        self.mended_keys.clear();
+        self.marks = Marks::default();
+        self.collect(body, Span::of(body)?)
+    }
+
+    /// The text of one of the event's own members, if it has it and it is a string. The key is of
+    /// at most eight bytes.
+    pub(super) fn string<'a>(&self, body: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+        let prefix = prefix(key, 0, key.len());
+        let member = self.members.iter().rev().find(|member| {
+            member.prefix == prefix && (member.key.end - member.key.start) as usize == key.len()
+        })?;
+        match kind(body, member.value) {
+            Ok(Kind::String(text)) => Some(text.bytes(body)),
+            _ => None,
+        }
+    }
+
+    /// Whether the event itself has a member of our own marks' name.
+    pub(super) fn has_marks_member(&self, body: &[u8]) -> bool {
+        self.members
+            .iter()
+            .any(|member| self.key(body, member) == MARKS_KEY)
+    }
+
+    /// Appends the event that was read, without a line end. `body` is the one given to `read`.
+    pub(super) fn write(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<Marks, Malformed> {
+        self.write_object(body, 0, 1, out)?;
+        Ok(self.marks)
+    }
+
+    fn key<'a>(&'a self, body: &'a [u8], member: &Member) -> &'a [u8] {
+        key(body, &self.mended_keys, member)
+    }
+
+    /// Puts an object's members on the stack and sorts them.
+    fn collect(&mut self, body: &[u8], object: Span) -> Result<(), Malformed> {
+        const FIELDS: u32 = tag(1, LENGTH);
+        const KEY: u32 = tag(1, LENGTH);
+        const VALUE: u32 = tag(2, LENGTH);
+
+        let base = self.members.len();
+        let mut fields = Reader::new(body, object);
+        while let Some(found) = fields.next_tag()? {
+            if found != FIELDS {
+                fields.skip_unknown(found, 1)?;
+                continue;
+            }
+            let entry = fields.length_delimited()?;
+            let mut key = Span::new(entry.end as usize, entry.end as usize);
+            let mut value = key;
+            let mut parts = Reader::new(body, entry);
+            while let Some(found) = parts.next_tag()? {
+                match found {
+                    KEY => key = parts.length_delimited()?,
+                    VALUE => value = parts.length_delimited()?,
+                    _ => parts.skip_unknown(found, 2)?,
+                }
+            }
+            let mut prefix = prefix(body, key.start as usize, key.end as usize);
+            if std::str::from_utf8(key.bytes(body)).is_err() {
+                (key, prefix) = self.mend(body, key);
+            }
+            self.members.push(Member { prefix, key, value });
+        }
+        let mended_keys = &self.mended_keys;
+        self.members[base..].sort_unstable_by(|left, right| {
+            left.prefix
+                .cmp(&right.prefix)
+                .then_with(|| key(body, mended_keys, left).cmp(key(body, mended_keys, right)))
+                .then(left.value.start.cmp(&right.value.start))
+        });
+        Ok(())
+    }
+
+    /// Replaces what is no UTF-8 in a key. It happens before sorting, so that keys that become
+    /// equal are found to be, as a document may not have two.
+    #[cold]
+    fn mend(&mut self, body: &[u8], key: Span) -> (Span, u64) {
+        self.marks.invalid_utf8 = true;
+        let start = self.mended_keys.len();
+        let mended = String::from_utf8_lossy(key.bytes(body));
+        self.mended_keys.extend_from_slice(mended.as_bytes());
+        let end = self.mended_keys.len();
+        let prefix = prefix(&self.mended_keys, start, end);
+        (Span::new(body.len() + start, body.len() + end), prefix)
+    }
+
+    /// Writes the members from `base` on and takes them off the stack.
+    fn write_object(
+        &mut self,
+        body: &[u8],
+        base: usize,
+        level: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Malformed> {
+        out.push(b'{');
+        let end = self.members.len();
+        let mut first = true;
+        for index in base..end {
+            let member = self.members[index];
+            if index + 1 < end {
+                let next = &self.members[index + 1];
+                if next.prefix == member.prefix && self.key(body, next) == self.key(body, &member) {
+                    continue;
+                }
+            }
+            if !first {
+                out.push(b',');
+            }
+            first = false;
+            let (start, end) = (member.key.start as usize, member.key.end as usize);
+            if end <= body.len() {
+                write_string(body, start, end, out);
+            } else {
+                let (start, end) = (start - body.len(), end - body.len());
+                write_string(&self.mended_keys, start, end, out);
+            }
+            out.push(b':');
+            self.write_value(body, member.value, level, out)?;
+        }
+        self.members.truncate(base);
+        out.push(b'}');
+        Ok(())
+    }
+
+    /// Writes a value that lies in an object or list of this level.
+    fn write_value(
+        &mut self,
+        body: &[u8],
+        value: Span,
+        level: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Malformed> {
+        match kind(body, value)? {
+            Kind::Null => out.extend_from_slice(b"null"),
+            Kind::Bool(true) => out.extend_from_slice(b"true"),
+            Kind::Bool(false) => out.extend_from_slice(b"false"),
+            Kind::Number(number) => write_number(number, out),
+            Kind::String(text) => {
+                let (start, end) = (text.start as usize, text.end as usize);
+                self.marks.invalid_utf8 |= write_string(body, start, end, out);
+            }
+            Kind::Object(_) | Kind::List(_) if level == LEVELS_MAX => {
+                self.marks.too_deep = true;
+                write_wire(value.bytes(body), out);
+            }
+            Kind::Object(object) => {
+                let base = self.members.len();
+                self.collect(body, object)?;
+                self.write_object(body, base, level + 1, out)?;
+            }
+            Kind::List(list) => self.write_list(body, list, level + 1, out)?,
+        }
+        Ok(())
+    }
+
+    fn write_list(
+        &mut self,
+        body: &[u8],
+        list: Span,
+        level: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Malformed> {
+        const VALUES: u32 = tag(1, LENGTH);
+
+        out.push(b'[');
+        let mut first = true;
+        let mut values = Reader::new(body, list);
+        while let Some(found) = values.next_tag()? {
+            if found != VALUES {
+                values.skip_unknown(found, 1)?;
+                continue;
+            }
+            if !first {
+                out.push(b',');
+            }
+            first = false;
+            let value = values.length_delimited()?;
+            self.write_value(body, value, level, out)?;
+        }
+        out.push(b']');
+        Ok(())
+    }
+}
+
+fn key<'a>(body: &'a [u8], mended_keys: &'a [u8], member: &Member) -> &'a [u8] {
+    let (start, end) = (member.key.start as usize, member.key.end as usize);
+    if end <= body.len() {
+        &body[start..end]
+    } else {
+        &mended_keys[start - body.len()..end - body.len()]
+    }
+}
+
+/// The first eight bytes of the key at `start..end`, big-endian, zeros behind its end.
+#[inline]
+fn prefix(haystack: &[u8], start: usize, end: usize) -> u64 {
+    let length = end - start;
+    match haystack[start..].first_chunk() {
+        Some(eight) if length >= 8 => u64::from_be_bytes(*eight),
+        Some(_) if length == 0 => 0,
+        // Cut off what follows the key.
+        Some(eight) => u64::from_be_bytes(*eight) & (u64::MAX << (64 - length * 8)),
+        None => {
+            let mut eight = [0; 8];
+            eight[..length].copy_from_slice(&haystack[start..end]);
+            u64::from_be_bytes(eight)
+        }
+    }
+}
+
+#[inline]
+fn kind(body: &[u8], value: Span) -> Result<Kind, Malformed> {
+    const NULL: u32 = tag(1, VARINT);
+    const NUMBER: u32 = tag(2, FIXED64);
+    const STRING: u32 = tag(3, LENGTH);
+    const BOOL: u32 = tag(4, VARINT);
+    const OBJECT: u32 = tag(5, LENGTH);
+    const LIST: u32 = tag(6, LENGTH);
+
+    let mut kind = Kind::Null;
+    let mut fields = Reader::new(body, value);
+    while let Some(found) = fields.next_tag()? {
+        kind = match found {
+            STRING => Kind::String(fields.length_delimited()?),
+            NUMBER => Kind::Number(fields.double()?),
+            BOOL => Kind::Bool(fields.varint()? != 0),
+            OBJECT => Kind::Object(fields.length_delimited()?),
+            LIST => Kind::List(fields.length_delimited()?),
+            NULL => {
+                fields.varint()?;
+                Kind::Null
+            }
+            _ => {
+                fields.skip_unknown(found, 6)?;
+                continue;
+            }
+        };
+    }
+    Ok(kind)
+}
+
+/// Writes a value as its protobuf bytes, so that nothing of it is lost.
+#[cold]
+fn write_wire(value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"base64:");
+    out.extend_from_slice(STANDARD.encode(value).as_bytes());
+    out.push(b'"');
+}
