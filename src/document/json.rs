@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Marks;
-use super::text::{write_number, write_string};
+use super::text::{is_plain, write_number, write_string};
 use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
@@ -121,8 +121,9 @@ impl Transcoder {
                     _ => parts.skip_unknown(found, 2)?,
                 }
             }
-            let mut prefix = prefix(body, key.start as usize, key.end as usize);
-            if std::str::from_utf8(key.bytes(body)).is_err() {
+            let (start, end) = (key.start as usize, key.end as usize);
+            let mut prefix = prefix(body, start, end);
+            if !is_plain(body, start, end) && std::str::from_utf8(key.bytes(body)).is_err() {
                 (key, prefix) = self.mend(body, key);
             }
             self.members.push(Member { prefix, key, value });

@@ -12,12 +12,27 @@ pub(super) fn write_string(haystack: &[u8], start: usize, end: usize, out: &mut 
     let text = &haystack[start..end];
     let mut faulty = false;
     if is_plain(haystack, start, end) {
-        out.extend_from_slice(text);
+        write_plain(haystack, start, end, out);
     } else {
         faulty = write_odd(text, out);
     }
     out.push(b'"');
     faulty
+}
+
+/// Appends the text at `start..end` as it is. A short one is copied together with what follows it,
+/// which is taken off again: a copy of fixed length needs no call and no branch on the length.
+#[inline]
+fn write_plain(haystack: &[u8], start: usize, end: usize, out: &mut Vec<u8>) {
+    const SHORT: usize = 32;
+    match haystack[start..].first_chunk::<SHORT>() {
+        Some(chunk) if end - start <= SHORT => {
+            let begin = out.len();
+            out.extend_from_slice(chunk);
+            out.truncate(begin + end - start);
+        }
+        _ => out.extend_from_slice(&haystack[start..end]),
+    }
 }
 
 #[inline(never)]
@@ -94,7 +109,7 @@ fn find_escaped(text: &[u8]) -> Option<usize> {
 /// Whether the text at `start..end` is ASCII without anything to escape. The last bytes are looked
 /// at together with what follows the text, where there is enough of it: most texts are short.
 #[inline]
-fn is_plain(haystack: &[u8], start: usize, end: usize) -> bool {
+pub(super) fn is_plain(haystack: &[u8], start: usize, end: usize) -> bool {
     let mut position = start;
     while position + 8 <= end {
         let eight = eight_at(haystack, position).expect("eight bytes are left of the text");
