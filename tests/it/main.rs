@@ -1,1 +1,3 @@
 mod bindings;
+mod servers;
+mod support;
