@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::elasticsearch::{Elasticsearch, NEWEST, OLDEST, Options};
+use crate::support::elasticsearch::{Elasticsearch, NEWEST, Options, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::scratch;
 
@@ -54,7 +54,7 @@ fn the_newest_elasticsearch_keeps_what_it_acknowledged() {
 
 #[test]
 fn the_oldest_elasticsearch_keeps_what_it_acknowledged() {
-    keeps_what_it_acknowledged(OLDEST);
+    keeps_what_it_acknowledged(oldest());
 }
 
 fn keeps_what_it_acknowledged(version: &'static str) {

@@ -1,0 +1,40 @@
+# What people type; `.ci/run` does the same without `just`.
+
+# List the recipes.
+_default:
+    @just --list
+
+# Formatting is rustfmt's.
+fmt-check:
+    cargo fmt --check
+
+# No warnings, tests included.
+lint:
+    cargo clippy --all-targets --locked -- -D warnings
+
+# All tests; real servers where this machine has what they need.
+test *args:
+    cargo test --locked {{ args }}
+
+# The documentation, private items too, without a broken link.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+# Licences, sources, and crates that must not come in. Advisories need their database from the network.
+deny:
+    cargo deny --all-features check licenses bans sources
+
+# The integration tests, none left out, with each of these 8.x versions beside the newest 9.x.
+live versions="8.4.1 8.12.2 8.19.21":
+    for version in {{ versions }}; do \
+        REQUIRE_ELASTICSEARCH=1 ELASTICSEARCH_8="$version" cargo test --locked --test it || exit 1; \
+    done
+
+# One static binary, and its size. Needs `rustup target add` of the target and a musl C compiler.
+release-build target="x86_64-unknown-linux-musl":
+    cargo build --release --locked --target {{ target }}
+    ls -l target/{{ target }}/release/teleport-event-indexer
+
+# The whole thing on this machine, with stand-ins for both ends.
+demo *args:
+    cargo run --release --locked -- demo {{ args }}
