@@ -7,7 +7,8 @@
 //!
 //! `ARCHITECTURE.md` tells why it is built this way.
 
-pub mod document;
+pub mod cli;
+pub mod config;
 pub mod event;
 pub mod output;
 pub mod secret;

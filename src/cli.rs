@@ -1,0 +1,645 @@
+//! The command line. It says what the user typed; what the settings mean is decided in
+//! [`config`](crate::config). The flags of settings come from the table in
+//! [`keys`](crate::config::keys) and are declared there alone.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+
+use crate::config::keys::{CONFIG_VARIABLE, Group, KEYS, Key, Kind};
+use crate::config::sources::FlagSetting;
+use crate::config::values::parse_time;
+use crate::config::{HostUrl, Needs};
+use crate::output;
+
+/// What the user typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invocation {
+    /// What to do.
+    pub command: Command,
+    /// The configuration file, if one is named by flag.
+    pub config: Option<PathBuf>,
+    /// Settings given as flags, unchecked.
+    pub settings: Vec<FlagSetting>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Put template and lifecycle policy into Elasticsearch.
+    Install {
+        /// Only show the requests.
+        dry_run: bool,
+        /// Replace what somebody has edited.
+        overwrite: bool,
+    },
+    /// Follow the audit log.
+    Start {
+        /// Stop once everything that is there is indexed.
+        exit_on_last_event: bool,
+        /// Read, but neither write documents nor move the checkpoint.
+        dry_run: bool,
+    },
+    /// Index a closed range of time.
+    Backfill(Backfill),
+    /// Say how far the audit log is indexed.
+    Status {
+        /// As JSON.
+        json: bool,
+    },
+    /// Prove configuration and both ends.
+    Check {
+        /// Print the configuration in effect.
+        show_config: bool,
+    },
+    /// Show it all on one machine.
+    Demo(Demo),
+    /// Print the version.
+    Version,
+}
+
+impl Command {
+    /// The parts of the configuration that it cannot do without.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Start { .. } | Self::Backfill(_) => Needs {
+                teleport: true,
+                elasticsearch: true,
+                storage: true,
+            },
+            Self::Check { .. } => Needs {
+                teleport: true,
+                elasticsearch: true,
+                storage: false,
+            },
+            Self::Install { .. } => Needs {
+                elasticsearch: true,
+                ..Needs::default()
+            },
+            Self::Status { .. } => Needs {
+                storage: true,
+                ..Needs::default()
+            },
+            Self::Demo(_) | Self::Version => Needs::default(),
+        }
+    }
+}
+
+/// A closed range of time: `from` is before `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backfill {
+    /// The first second, inclusive.
+    pub from: DateTime<Utc>,
+    /// The end, exclusive.
+    pub to: DateTime<Utc>,
+    /// Read a finished range once more.
+    pub again: bool,
+    /// Read, but neither write documents nor move the checkpoint.
+    pub dry_run: bool,
+}
+
+/// What the demonstration is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demo {
+    /// How many events to invent.
+    pub events: u64,
+    /// Over how many days, up to now.
+    pub days: u32,
+    /// What the stand-in Auth Service offers.
+    pub api: DemoApi,
+    /// How much of the demonstration runs.
+    pub part: DemoPart,
+}
+
+/// The event APIs of the stand-in Auth Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DemoApi {
+    /// Chunks per day.
+    Export,
+    /// Windows of time.
+    Search,
+    /// Either.
+    Both,
+}
+
+/// How much of the demonstration runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DemoPart {
+    /// From the stand-in Auth Service through the pipeline into Elasticsearch.
+    Whole {
+        /// A real one; the stand-in if `None`.
+        elasticsearch: Option<HostUrl>,
+        /// Go on until stopped instead of ending when all is indexed.
+        stay: bool,
+    },
+    /// The stand-in Auth Service alone, for an indexer that runs elsewhere.
+    AuthService {
+        /// Where it listens.
+        listen: SocketAddr,
+        /// Where it writes the identity file for its clients.
+        identity_dir: PathBuf,
+    },
+}
+
+/// Why there is nothing to run: help was asked for, or the command line is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// A text that was asked for: to stdout, code 0.
+    Text(String),
+    /// What is wrong: to stderr, code 2.
+    Usage(String),
+}
+
+impl Exit {
+    /// Prints the text where it belongs, and gives the exit code.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to; a closed pipe counts as written.
+    pub fn print(&self) -> io::Result<u8> {
+        match self {
+            Self::Text(text) => output::data(text).map(|()| 0),
+            Self::Usage(text) => {
+                output::note(text);
+                Ok(2)
+            }
+        }
+    }
+}
+
+impl From<clap::Error> for Exit {
+    fn from(error: clap::Error) -> Self {
+        // Without colours: the text may go anywhere.
+        let text = error.render().to_string().trim_end().to_owned();
+        if error.use_stderr() {
+            Self::Usage(text)
+        } else {
+            Self::Text(text)
+        }
+    }
+}
+
+const EVERY_GROUP: &[Group] = &[
+    Group::State,
+    Group::Reading,
+    Group::Following,
+    Group::Teleport,
+    Group::Elasticsearch,
+    Group::Install,
+    Group::Limits,
+    Group::Logging,
+    Group::Later,
+];
+
+/// A backfill takes its range from the command, and does not poll.
+const BACKFILL_GROUPS: &[Group] = &[
+    Group::State,
+    Group::Reading,
+    Group::Teleport,
+    Group::Elasticsearch,
+    Group::Install,
+    Group::Limits,
+    Group::Logging,
+];
+
+const INSTALL_GROUPS: &[Group] = &[Group::Elasticsearch, Group::Install, Group::Logging];
+const STATUS_GROUPS: &[Group] = &[Group::State, Group::Logging];
+const DEMO_GROUPS: &[Group] = &[Group::Logging];
+
+/// Reads the command line; the first argument is the program's own name.
+///
+/// # Errors
+/// If there is nothing to run. The text never shows the value of a setting.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Exit> {
+    let mut program = program();
+    let matches = program.try_get_matches_from_mut(args)?;
+    let (name, matches) = matches.subcommand().expect("clap requires a command");
+    let command = command(name, matches).map_err(|problem| {
+        let command = program.find_subcommand_mut(name);
+        let command = command.expect("clap has just found it");
+        Exit::from(command.error(ErrorKind::ValueValidation, problem))
+    })?;
+    Ok(Invocation {
+        command,
+        config: matches.get_one("config").cloned(),
+        settings: settings(matches),
+    })
+}
+
+fn command(name: &str, matches: &ArgMatches) -> Result<Command, String> {
+    Ok(match name {
+        "install" => Command::Install {
+            dry_run: matches.get_flag("dry-run"),
+            overwrite: matches.get_flag("overwrite"),
+        },
+        "start" => Command::Start {
+            exit_on_last_event: matches.get_flag("exit-on-last-event"),
+            dry_run: matches.get_flag("dry-run"),
+        },
+        "backfill" => {
+            let time = |id| *matches.get_one(id).expect("clap requires it");
+            let backfill = Backfill {
+                from: time("from"),
+                to: time("to"),
+                again: matches.get_flag("again"),
+                dry_run: matches.get_flag("dry-run"),
+            };
+            if backfill.from >= backfill.to {
+                return Err("--from must be before --to, which is exclusive".to_owned());
+            }
+            Command::Backfill(backfill)
+        }
+        "status" => Command::Status {
+            json: matches.get_flag("json"),
+        },
+        "check" => Command::Check {
+            show_config: matches.get_flag("show-config"),
+        },
+        "demo" => Command::Demo(demo(matches)?),
+        "version" => Command::Version,
+        other => unreachable!("clap knows no command {other}"),
+    })
+}
+
+fn demo(matches: &ArgMatches) -> Result<Demo, String> {
+    // Not by clap, which would repeat a URL that may hold a password.
+    let elasticsearch = matches.get_one::<String>("elasticsearch");
+    let elasticsearch = elasticsearch
+        .map(|text| HostUrl::parse(text))
+        .transpose()
+        .map_err(|error| format!("the URL of --elasticsearch {error}"))?;
+    let listen = matches.get_one("auth-listen").copied();
+    let identity_dir = matches.get_one("identity-dir").cloned();
+    Ok(Demo {
+        events: *matches.get_one("events").expect("it has a default"),
+        days: *matches.get_one("days").expect("it has a default"),
+        api: *matches.get_one("api").expect("it has a default"),
+        // clap sees to it that both are there or none.
+        part: match listen.zip(identity_dir) {
+            Some((listen, identity_dir)) => DemoPart::AuthService {
+                listen,
+                identity_dir,
+            },
+            None => DemoPart::Whole {
+                elasticsearch,
+                stay: matches.get_flag("stay"),
+            },
+        },
+    })
+}
+
+/// The settings among the flags; which of them exist depends on the command.
+fn settings(matches: &ArgMatches) -> Vec<FlagSetting> {
+    let given = KEYS.iter().filter_map(|key| {
+        let values = matches.try_get_many::<String>(key.name).ok()??;
+        Some(FlagSetting {
+            key,
+            values: values.cloned().collect(),
+        })
+    });
+    given.collect()
+}
+
+fn program() -> clap::Command {
+    let config = Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .global(true)
+        .help(format!(
+            "Configuration file in TOML [env: {CONFIG_VARIABLE}]"
+        ));
+    clap::Command::new("teleport-event-indexer")
+        .about("Moves Teleport audit events into Elasticsearch: complete, and once each")
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(
+            "Every setting is a key of the configuration file, a flag and an environment \
+             variable; a flag beats a variable, a variable beats the file.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(config)
+        .subcommands([
+            install_command(),
+            start_command(),
+            backfill_command(),
+            status_command(),
+            check_command(),
+            demo_command(),
+            clap::Command::new("version").about("Print the version"),
+        ])
+}
+
+fn install_command() -> clap::Command {
+    clap::Command::new("install")
+        .about("Put index template and lifecycle policy into Elasticsearch; safe to repeat")
+        .arg(switch("dry-run", "Only show the requests"))
+        .arg(switch("overwrite", "Replace what somebody has edited"))
+        .args(setting_flags(INSTALL_GROUPS))
+}
+
+fn start_command() -> clap::Command {
+    clap::Command::new("start")
+        .about("Follow the audit log")
+        .arg(switch(
+            "exit-on-last-event",
+            "Stop once everything that is there is indexed",
+        ))
+        .arg(switch(
+            "dry-run",
+            "Read, but neither write documents nor move the checkpoint",
+        ))
+        .args(setting_flags(EVERY_GROUP))
+}
+
+fn backfill_command() -> clap::Command {
+    let time = |id: &'static str, help| {
+        Arg::new(id)
+            .long(id)
+            .required(true)
+            .value_name("TIME")
+            .value_parser(parse_time)
+            .help(help)
+    };
+    clap::Command::new("backfill")
+        .about("Index a closed range of time; beside a daemon if there is one, and resumable")
+        .arg(time(
+            "from",
+            "Begin, inclusive: RFC 3339, or a date for its midnight in UTC",
+        ))
+        .arg(time("to", "End, exclusive"))
+        .arg(switch("again", "Read a finished range once more"))
+        .arg(switch(
+            "dry-run",
+            "Read, but neither write documents nor move the checkpoint",
+        ))
+        .args(setting_flags(BACKFILL_GROUPS))
+}
+
+fn status_command() -> clap::Command {
+    clap::Command::new("status")
+        .about("Say how far the audit log is indexed, and what is missing")
+        .arg(switch("json", "As JSON"))
+        .args(setting_flags(STATUS_GROUPS))
+}
+
+fn check_command() -> clap::Command {
+    clap::Command::new("check")
+        .about("Prove the configuration and both ends before anything runs")
+        .arg(switch(
+            "show-config",
+            "Print the configuration in effect, without secrets",
+        ))
+        .args(setting_flags(EVERY_GROUP))
+}
+
+fn demo_command() -> clap::Command {
+    let option = |id: &'static str, value_name: &'static str, help| {
+        Arg::new(id).long(id).value_name(value_name).help(help)
+    };
+    let api =
+        PossibleValuesParser::new(["export", "search", "both"]).map(|name| match name.as_str() {
+            "export" => DemoApi::Export,
+            "search" => DemoApi::Search,
+            _ => DemoApi::Both,
+        });
+    clap::Command::new("demo")
+        .about("Show it all on this machine: invented events, stand-ins for both ends")
+        .args([
+            option("events", "N", "How many events to invent")
+                .value_parser(value_parser!(u64).range(1..))
+                .default_value("100000"),
+            option("days", "N", "Over how many days, up to now")
+                .value_parser(value_parser!(u32).range(1..=366))
+                .default_value("3"),
+            option(
+                "api",
+                "API",
+                "Event APIs that the stand-in Auth Service offers",
+            )
+            .value_parser(api)
+            .default_value("both"),
+            option(
+                "elasticsearch",
+                "URL",
+                "A real Elasticsearch instead of the stand-in",
+            ),
+            switch(
+                "stay",
+                "Go on until stopped instead of ending when all is indexed",
+            ),
+            option(
+                "auth-listen",
+                "ADDR",
+                "Only serve the stand-in Auth Service, on this ip:port",
+            )
+            .value_parser(value_parser!(SocketAddr))
+            .requires("identity-dir")
+            .conflicts_with_all(["elasticsearch", "stay"]),
+            option(
+                "identity-dir",
+                "DIR",
+                "Where the stand-in Auth Service writes an identity file for its clients",
+            )
+            .value_parser(value_parser!(PathBuf))
+            .requires("auth-listen"),
+        ])
+        .args(setting_flags(DEMO_GROUPS))
+}
+
+fn switch(id: &'static str, help: &'static str) -> Arg {
+    Arg::new(id).long(id).action(ArgAction::SetTrue).help(help)
+}
+
+fn setting_flags(groups: &[Group]) -> impl Iterator<Item = Arg> {
+    let keys = KEYS.iter().filter(|key| groups.contains(&key.group));
+    keys.map(|key| setting_flag(key))
+}
+
+fn setting_flag(key: &'static Key) -> Arg {
+    let default = key.default.map(|text| format!(" [default: {text}]"));
+    let default = default.unwrap_or_default();
+    let flag = Arg::new(key.name)
+        .long(key.flag())
+        .value_name(key.kind.value_name())
+        .help_heading(key.group.heading())
+        .help(format!("{}{default}", key.help))
+        .long_help(format!("{}{default} [env: {}]", key.help, key.variable()));
+    match key.kind {
+        Kind::List => flag.action(ArgAction::Append),
+        // As in the event handler, the bare flag means true.
+        Kind::Bool => flag
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        _ => flag,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, Exit> {
+        let args = line.split_whitespace().map(OsString::from);
+        parse(
+            [OsString::from("teleport-event-indexer")]
+                .into_iter()
+                .chain(args),
+        )
+    }
+
+    fn usage(line: &str) -> String {
+        match parsed(line) {
+            Err(Exit::Usage(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        program().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_every_flag_and_variable() {
+        for name in ["start", "check"] {
+            let Err(Exit::Text(help)) = parsed(&format!("{name} --help")) else {
+                panic!("{name} has no help");
+            };
+            for key in KEYS {
+                let flag = format!("--{}", key.flag());
+                let is_shown = |line: &str| line.split([' ', '[', '=']).any(|word| word == flag);
+                assert!(help.lines().any(is_shown), "{flag}");
+                assert!(help.contains(&key.variable()), "{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_command_offers_what_it_uses() {
+        assert!(parsed("backfill --from 2026-01-01 --to 2026-01-02 --batch 100").is_ok());
+        for line in [
+            "backfill --from 2026-01-01 --to 2026-01-02 --start-time 2026-01-01",
+            "install --teleport-addr a:443",
+            "status --batch 100",
+            "version --log-level info",
+        ] {
+            assert!(usage(line).contains("unexpected argument"), "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_come_as_they_were_typed() {
+        let invocation = parsed(
+            "start -c x.toml --types a,b --types c --teleport-refresh-enabled --lock-enabled=false \
+             --batch abc --dry-run",
+        )
+        .unwrap();
+        assert_eq!(
+            invocation.command,
+            Command::Start {
+                exit_on_last_event: false,
+                dry_run: true
+            }
+        );
+        assert_eq!(invocation.config, Some(PathBuf::from("x.toml")));
+        let settings: Vec<_> = invocation
+            .settings
+            .iter()
+            .map(|setting| (setting.key.name, setting.values.join(" ")))
+            .collect();
+        assert_eq!(
+            settings,
+            [
+                ("batch", "abc".to_owned()),
+                ("types", "a,b c".to_owned()),
+                ("teleport.refresh.enabled", "true".to_owned()),
+                ("lock.enabled", "false".to_owned()),
+            ]
+        );
+        assert_eq!(
+            parsed("-c before.toml check").unwrap().config,
+            Some(PathBuf::from("before.toml"))
+        );
+    }
+
+    #[test]
+    fn a_range_must_be_one() {
+        let line = "backfill --from 2026-01-01 --to 2026-01-02T03:04:05.6Z --again";
+        let Command::Backfill(backfill) = parsed(line).unwrap().command else {
+            panic!("no backfill");
+        };
+        assert_eq!(backfill.from.to_rfc3339(), "2026-01-01T00:00:00+00:00");
+        assert_eq!(backfill.to.to_rfc3339(), "2026-01-02T03:04:05+00:00");
+        assert!(backfill.again && !backfill.dry_run);
+
+        insta::assert_snapshot!(usage("backfill --from 2026-01-02 --to 2026-01-02"), @"");
+        insta::assert_snapshot!(usage("backfill --from yesterday --to 2026-01-02"), @"");
+    }
+
+    #[test]
+    fn the_demonstration_is_whole_or_serves_one_end() {
+        let Command::Demo(demo) = parsed("demo --elasticsearch http://localhost:9200 --stay")
+            .unwrap()
+            .command
+        else {
+            panic!("no demo");
+        };
+        assert_eq!(
+            (demo.events, demo.days, demo.api),
+            (100_000, 3, DemoApi::Both)
+        );
+        assert_eq!(
+            demo.part,
+            DemoPart::Whole {
+                elasticsearch: Some(HostUrl::parse("http://localhost:9200").unwrap()),
+                stay: true
+            }
+        );
+        let Command::Demo(demo) =
+            parsed("demo --auth-listen 0.0.0.0:3025 --identity-dir /identity --api search")
+                .unwrap()
+                .command
+        else {
+            panic!("no demo");
+        };
+        assert_eq!(demo.api, DemoApi::Search);
+        assert_eq!(
+            demo.part,
+            DemoPart::AuthService {
+                listen: "0.0.0.0:3025".parse().unwrap(),
+                identity_dir: PathBuf::from("/identity")
+            }
+        );
+        for line in [
+            "demo --auth-listen 0.0.0.0:3025",
+            "demo --identity-dir /identity",
+            "demo --auth-listen 0.0.0.0:3025 --identity-dir /identity --stay",
+            "demo --elasticsearch localhost:9200",
+            "demo --days 0",
+        ] {
+            usage(line);
+        }
+        assert!(
+            !usage("demo --elasticsearch https://elastic:hunter2@localhost").contains("hunter2")
+        );
+    }
+
+    #[test]
+    fn help_and_version_are_asked_for_and_nothing_is_not() {
+        for line in ["--help", "help", "start -h", "--version", "help status"] {
+            assert!(matches!(parsed(line), Err(Exit::Text(_))), "{line}");
+        }
+        for line in ["", "stop", "start --unknown"] {
+            usage(line);
+        }
+        insta::assert_snapshot!(usage(""), @"");
+    }
+}

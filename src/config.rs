@@ -1,0 +1,290 @@
+//! What the user wants, typed, complete and valid.
+//!
+//! [`sources::collect`] gathers what file, environment and flags say; [`Config::resolve`] is the
+//! one gate behind it. Past the gate nobody checks a setting, fills in a default or reads the
+//! environment. Each setting is declared once, in the table of [`keys`].
+
+pub mod address;
+mod api_key;
+pub mod cloud_id;
+pub mod forward;
+pub mod keys;
+pub mod mistakes;
+mod quantity;
+mod resolver;
+mod secret_file;
+mod show;
+pub mod sources;
+pub mod teleport;
+pub(crate) mod values;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+pub use self::address::{Address, HostUrl};
+pub use self::forward::{Auth, ClientCertificate, ElasticsearchConfig, InstallConfig};
+pub use self::mistakes::{Mistake, Mistakes, Warning};
+pub use self::show::Effective;
+pub use self::sources::Raw;
+pub use self::teleport::{CredentialPaths, TeleportConfig};
+
+use self::resolver::Resolver;
+
+/// The parts of a configuration without which a command cannot run. Parts that are given are
+/// checked always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// [`Config::teleport`].
+    pub teleport: bool,
+    /// [`Config::elasticsearch`].
+    pub elasticsearch: bool,
+    /// [`Config::storage`].
+    pub storage: bool,
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of the state file.
+    pub storage: Option<PathBuf>,
+    /// Pause between two polls.
+    pub poll_interval: Duration,
+    /// Events per page of the search API, 1 to 10,000.
+    pub page_limit: i32,
+    /// Teleport's namespace.
+    pub namespace: String,
+    /// Longest span of one search, at least a second.
+    pub window_size: Duration,
+    /// Which events are wanted.
+    pub filter: EventFilter,
+    /// Where the very first start begins, to the second; the moment of that start if `None`.
+    pub start_time: Option<DateTime<Utc>>,
+    /// Windows or chunks that are read side by side while catching up, 1 to 64.
+    pub concurrency: usize,
+    /// Longest time to settle what is in flight when told to stop.
+    pub grace_period: Duration,
+    /// Most bytes of the dead-letter store.
+    pub dead_letter_bytes: u64,
+    /// What the program says while it runs.
+    pub log: LogConfig,
+    /// How to reach Teleport; present if needed or complete.
+    pub teleport: Option<TeleportConfig>,
+    /// How to reach Elasticsearch; present if needed or if it names a host.
+    pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Upper bounds on speed.
+    pub limits: Limits,
+    /// Every setting in effect and where it comes from, for [`Config::show`].
+    pub effective: Effective,
+}
+
+/// Which events are wanted, by exact type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Only these; all if empty.
+    pub types: BTreeSet<String>,
+    /// But not these; shares none with `types`.
+    pub skip_types: BTreeSet<String>,
+}
+
+impl EventFilter {
+    /// Whether events of this type are wanted.
+    pub fn admits(&self, event_type: &[u8]) -> bool {
+        let is_in = |types: &BTreeSet<String>| types.iter().any(|t| t.as_bytes() == event_type);
+        (self.types.is_empty() || is_in(&self.types)) && !is_in(&self.skip_types)
+    }
+}
+
+/// What the program says while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// `info`, or levels by target: `info,teleport_event_indexer::teleport=debug`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+/// Upper bounds on speed; `None` is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls to Teleport per second.
+    pub teleport_requests_per_second: Option<NonZeroU32>,
+    /// Events read per second.
+    pub events_per_second: Option<NonZeroU32>,
+    /// Bytes sent to Elasticsearch per second, before compression.
+    pub bytes_per_second: Option<NonZeroU32>,
+}
+
+/// Below this many events per page the calls, not the events, decide the speed.
+const SMALL_PAGE: i32 = 500;
+
+impl Config {
+    /// Checks everything the user has set and fills in the rest.
+    ///
+    /// # Errors
+    /// With every mistake there is, if there is one.
+    pub fn resolve(raw: Raw, needs: Needs) -> Result<(Self, Vec<Warning>), Mistakes> {
+        if raw.is_partial
+            && let Some(mistakes) = Mistakes::of(raw.mistakes.clone())
+        {
+            // Half a file would be reported as incomplete, which the whole may not be.
+            return Err(mistakes);
+        }
+        let mut resolver = Resolver::new(raw);
+        let r = &mut resolver;
+        refuse_later_features(r);
+        let storage = r.optional(&keys::STORAGE, values::path);
+        if needs.storage && !r.is_set(&keys::STORAGE) {
+            r.missing(&keys::STORAGE, "name a directory for the state file");
+        }
+        let config = Self {
+            storage,
+            poll_interval: r.value(
+                &keys::TIMEOUT,
+                values::duration(Duration::from_millis(10), Duration::from_hours(1)),
+            ),
+            page_limit: page_limit(r),
+            namespace: r.value(&keys::NAMESPACE, values::text),
+            window_size: r.value(
+                &keys::WINDOW_SIZE,
+                values::duration(Duration::from_secs(1), Duration::from_hours(24 * 366)),
+            ),
+            filter: filter(r),
+            start_time: r.optional(&keys::START_TIME, values::time),
+            concurrency: r.value(&keys::CONCURRENCY, values::integer(1, 64)),
+            grace_period: r.value(
+                &keys::GRACE_PERIOD,
+                values::duration(Duration::ZERO, Duration::from_hours(1)),
+            ),
+            dead_letter_bytes: r.value(&keys::DEAD_LETTER_BYTES, values::bytes(4 << 10, 1 << 40)),
+            log: LogConfig {
+                format: r.value(&keys::LOG_FORMAT, log_format),
+                level: r.value(&keys::LOG_LEVEL, values::log_level),
+            },
+            teleport: teleport::resolve(r, needs.teleport),
+            elasticsearch: forward::resolve(r, needs.elasticsearch),
+            limits: Limits {
+                teleport_requests_per_second: limit(r, &keys::TELEPORT_REQUESTS_PER_SECOND),
+                events_per_second: limit(r, &keys::EVENTS_PER_SECOND),
+                bytes_per_second: r
+                    .optional(&keys::BYTES_PER_SECOND, values::bytes(1, u32::MAX.into()))
+                    .and_then(|bytes| NonZeroU32::new(u32::try_from(bytes).ok()?)),
+            },
+            effective: Effective::default(),
+        };
+        let (raw, warnings) = resolver.finish()?;
+        let effective = Effective::of(&raw);
+        Ok((
+            Self {
+                effective,
+                ..config
+            },
+            warnings,
+        ))
+    }
+
+    /// The configuration in effect as TOML, each line with its origin behind it, and the word
+    /// `[secret]` where a secret is.
+    pub fn show(&self) -> String {
+        self.effective.to_string()
+    }
+}
+
+fn page_limit(resolver: &mut Resolver) -> i32 {
+    let limit = resolver.value(&keys::BATCH, values::integer(1, 10_000));
+    if (1..SMALL_PAGE).contains(&limit) {
+        resolver.warn_about(
+            &keys::BATCH,
+            "so small a page makes searches slow; leave it out to read 10000 events at a time",
+        );
+    }
+    limit
+}
+
+fn filter(resolver: &mut Resolver) -> EventFilter {
+    let mut types = |key| {
+        let types = resolver.optional(key, values::event_types);
+        types.unwrap_or_default()
+    };
+    let filter = EventFilter {
+        types: types(&keys::TYPES),
+        skip_types: types(&keys::SKIP_EVENT_TYPES),
+    };
+    let both: Vec<&str> = filter
+        .types
+        .intersection(&filter.skip_types)
+        .map(String::as_str)
+        .collect();
+    if !both.is_empty() {
+        let problem = format!("names what types names too: {}", both.join(", "));
+        resolver.wrong(&keys::SKIP_EVENT_TYPES, problem);
+    }
+    filter
+}
+
+fn log_format(value: &sources::Value) -> Result<LogFormat, values::Problem> {
+    match values::text(value).as_deref() {
+        Ok("text") => Ok(LogFormat::Text),
+        Ok("json") => Ok(LogFormat::Json),
+        _ => Err("must be text or json".to_owned()),
+    }
+}
+
+fn limit(resolver: &mut Resolver, key: &keys::Key) -> Option<NonZeroU32> {
+    let number = resolver.optional(key, values::integer(1, u32::MAX))?;
+    NonZeroU32::new(number)
+}
+
+/// Keys that the program knows so that a shared or older file is understood, but whose features it
+/// lacks. To accept them in silence would promise what does not happen.
+fn refuse_later_features(resolver: &mut Resolver) {
+    if resolver.value(&keys::LOCK_ENABLED, values::boolean) {
+        resolver.wrong(
+            &keys::LOCK_ENABLED,
+            "locking users is not supported by this version; set it to false",
+        );
+    }
+    resolver.optional(
+        &keys::LOCK_FAILED_ATTEMPTS_COUNT,
+        values::integer(1, u32::MAX),
+    );
+    resolver.optional(&keys::LOCK_PERIOD, values::any_duration);
+    resolver.optional(&keys::LOCK_FOR, values::any_duration);
+    if resolver.value(&keys::SESSIONS, values::boolean) {
+        resolver.wrong(
+            &keys::SESSIONS,
+            "session recordings are not exported by this version; set it to false",
+        );
+    }
+    if resolver
+        .optional(&keys::SKIP_SESSION_TYPES, values::list)
+        .is_some()
+    {
+        resolver.warn_about(
+            &keys::SKIP_SESSION_TYPES,
+            "session recordings are not exported by this version",
+        );
+    }
+    if resolver.is_set(&keys::LISTEN_ADDR) {
+        resolver.wrong(
+            &keys::LISTEN_ADDR,
+            "status page, metrics and health are not supported by this version; remove it",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

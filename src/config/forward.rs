@@ -1,0 +1,279 @@
+//! The table `[forward.elasticsearch]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address::HostUrl;
+use super::api_key;
+use super::cloud_id::CloudId;
+use super::keys;
+use super::resolver::Resolver;
+use super::values::{self, Problem};
+use crate::secret::Secret;
+
+/// How to reach Elasticsearch, and how to write to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElasticsearchConfig {
+    /// Hosts of one cluster, at least one.
+    pub hosts: Vec<HostUrl>,
+    /// Who we are; `None` where security is switched off, or a client certificate says it.
+    pub auth: Option<Auth>,
+    /// A certificate to show.
+    pub client_certificate: Option<ClientCertificate>,
+    /// CA certificates to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Name of the indices, with `%Y`, `%m` and `%d` for the event's date in UTC.
+    pub index: String,
+    /// Whether requests are compressed; `None` leaves it to the host: not on this machine.
+    pub gzip: Option<bool>,
+    /// Most bytes of a bulk request, uncompressed.
+    pub batch_bytes: usize,
+    /// Most documents of a bulk request.
+    pub batch_documents: usize,
+    /// Longest time a document waits for its batch to fill.
+    pub batch_age: Duration,
+    /// Most bulk requests at a time.
+    pub in_flight: usize,
+    /// Longest wait for the answer to a request.
+    pub request_timeout: Duration,
+    /// What `install` makes.
+    pub install: InstallConfig,
+}
+
+/// What the `Authorization` header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// A user of Elasticsearch.
+    Basic {
+        /// Has no colon.
+        user: String,
+        /// May have any character.
+        password: Secret,
+    },
+    /// What follows the word `ApiKey` in the header.
+    ApiKey(Secret),
+}
+
+/// PEM files of a client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, with its chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// The table `[forward.elasticsearch.install]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallConfig {
+    /// Name of the index template.
+    pub template: String,
+    /// Name of the lifecycle policy.
+    pub policy: String,
+    /// Age at which an index is deleted; `None` keeps all.
+    pub retention: Option<Duration>,
+    /// Primary shards of each index.
+    pub shards: u32,
+    /// Copies of each shard.
+    pub replicas: u32,
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// Reads the table; `None` if it names no host and need not.
+pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<ElasticsearchConfig> {
+    let hosts = hosts(resolver, is_needed);
+    let auth = auth(resolver);
+    if auth.is_some() {
+        for host in hosts.iter().flatten() {
+            if !host.is_https() && !host.is_loopback() {
+                resolver.warn(format!(
+                    "{host} is not encrypted: credentials and events cross the network in the \
+                     clear; use https"
+                ));
+            }
+        }
+    }
+    let client_certificate = client_certificate(resolver);
+    if resolver.is_set(&keys::CA_FINGERPRINT) {
+        resolver.wrong(
+            &keys::CA_FINGERPRINT,
+            "is not supported by this version; give the CA certificate itself as ca",
+        );
+    }
+    let ca = resolver.optional(&keys::CA, values::path);
+    let index = resolver.value(&keys::INDEX, values::index_pattern);
+    let gzip = resolver.optional(&keys::GZIP, values::boolean);
+    let batch_bytes = resolver.value(&keys::BATCH_BYTES, values::bytes(64 << 10, 64 << 20));
+    let batch_documents = resolver.value(&keys::BATCH_DOCUMENTS, values::integer(1, 100_000));
+    let batch_age = resolver.value(
+        &keys::BATCH_AGE,
+        values::duration(Duration::from_millis(1), Duration::from_secs(10)),
+    );
+    let in_flight = resolver.value(&keys::IN_FLIGHT, values::integer(1, 64));
+    let request_timeout = resolver.value(
+        &keys::REQUEST_TIMEOUT,
+        values::duration(Duration::from_millis(100), Duration::from_hours(1)),
+    );
+    let install = InstallConfig {
+        template: resolver.value(&keys::TEMPLATE, values::asset_name),
+        policy: resolver.value(&keys::POLICY, values::asset_name),
+        retention: resolver.value(&keys::RETENTION, retention),
+        shards: resolver.value(&keys::SHARDS, values::integer(1, 1024)),
+        replicas: resolver.value(&keys::REPLICAS, values::integer(0, 100)),
+    };
+    Some(ElasticsearchConfig {
+        hosts: hosts?,
+        auth,
+        client_certificate,
+        ca,
+        index,
+        gzip,
+        batch_bytes: usize::try_from(batch_bytes).expect("at most 64 MiB"),
+        batch_documents,
+        batch_age,
+        in_flight,
+        request_timeout,
+        install,
+    })
+}
+
+fn hosts(resolver: &mut Resolver, is_needed: bool) -> Option<Vec<HostUrl>> {
+    resolver.exclude(&keys::CLOUD_ID, &keys::HOSTS, "keep one of them");
+    let from_cloud = resolver.optional(&keys::CLOUD_ID, |value| {
+        let id = CloudId::parse(&values::text(value)?).map_err(|error| error.to_string())?;
+        let host = HostUrl::parse(&id.elasticsearch).map_err(|error| error.to_string())?;
+        Ok(vec![host])
+    });
+    let is_set = resolver.is_set(&keys::HOSTS);
+    if !is_set && !resolver.is_set(&keys::CLOUD_ID) && is_needed {
+        resolver.missing(
+            &keys::HOSTS,
+            "give the URLs of the cluster, or an Elastic Cloud id as cloud-id",
+        );
+    }
+    if !is_set {
+        return from_cloud;
+    }
+    let setting = resolver.setting(&keys::HOSTS);
+    let texts = setting.map(|setting| values::list(&setting.value));
+    let texts = match texts.unwrap_or_else(|| Ok(Vec::new())) {
+        Ok(texts) if texts.is_empty() => Err("must name at least one host".to_owned()),
+        other => other,
+    };
+    let texts = match texts {
+        Ok(texts) => texts,
+        Err(problem) => {
+            resolver.wrong(&keys::HOSTS, problem);
+            return None;
+        }
+    };
+    let mut hosts: Vec<HostUrl> = Vec::new();
+    for (i, text) in texts.iter().enumerate() {
+        match HostUrl::parse(text) {
+            Ok(host) if hosts.contains(&host) => {
+                resolver.wrong(&keys::HOSTS, format!("{host} is given twice"));
+            }
+            Ok(host) => hosts.push(host),
+            // What may hold a password is counted, not shown.
+            Err(error) if text.contains('@') => {
+                resolver.wrong(&keys::HOSTS, format!("host {} {error}", i + 1));
+            }
+            Err(error) => resolver.wrong(&keys::HOSTS, format!("{text:?} {error}")),
+        }
+    }
+    Some(hosts)
+}
+
+fn auth(resolver: &mut Resolver) -> Option<Auth> {
+    for (key, other) in [
+        (&keys::API_KEY, &keys::USER),
+        (&keys::API_KEY, &keys::PASSWORD),
+        (&keys::API_KEY, &keys::CLOUD_AUTH),
+        (&keys::CLOUD_AUTH, &keys::USER),
+        (&keys::CLOUD_AUTH, &keys::PASSWORD),
+    ] {
+        resolver.exclude(key, other, "keep one way to log in");
+    }
+    let user = resolver.optional(&keys::USER, user);
+    let password = resolver.secret(&keys::PASSWORD);
+    match (
+        resolver.is_set(&keys::USER),
+        resolver.is_set(&keys::PASSWORD),
+    ) {
+        (true, false) => resolver.wrong(&keys::USER, "goes with password, which is not set"),
+        (false, true) => resolver.wrong(&keys::PASSWORD, "goes with user, which is not set"),
+        _ => {}
+    }
+    if let Some(secret) = resolver.secret(&keys::CLOUD_AUTH) {
+        return match secret.expose().split_once(':') {
+            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+                Some(Auth::Basic {
+                    user: user.to_owned(),
+                    password: Secret::new(password),
+                })
+            }
+            _ => {
+                resolver.wrong(&keys::CLOUD_AUTH, "must be user:password");
+                None
+            }
+        };
+    }
+    if let Some(secret) = resolver.secret(&keys::API_KEY) {
+        return match api_key::header_form(secret.expose()) {
+            Ok(secret) => Some(Auth::ApiKey(secret)),
+            Err(error) => {
+                resolver.wrong(&keys::API_KEY, error.to_string());
+                None
+            }
+        };
+    }
+    Some(Auth::Basic {
+        user: user?,
+        password: password?,
+    })
+}
+
+/// HTTP ends the user at the first colon.
+fn user(value: &super::sources::Value) -> Result<String, Problem> {
+    let user = values::text(value)?;
+    if user.contains(':') {
+        return Err("must not contain a colon; user:password together is cloud-auth".to_owned());
+    }
+    Ok(user)
+}
+
+fn client_certificate(resolver: &mut Resolver) -> Option<ClientCertificate> {
+    let certificate = resolver.optional(&keys::CLIENT_CERT, values::path);
+    let key = resolver.optional(&keys::CLIENT_KEY, values::path);
+    match (
+        resolver.is_set(&keys::CLIENT_CERT),
+        resolver.is_set(&keys::CLIENT_KEY),
+    ) {
+        (true, false) => {
+            resolver.wrong(&keys::CLIENT_CERT, "goes with client-key, which is not set");
+        }
+        (false, true) => {
+            resolver.wrong(&keys::CLIENT_KEY, "goes with client-cert, which is not set");
+        }
+        _ => {}
+    }
+    Some(ClientCertificate {
+        certificate: certificate?,
+        key: key?,
+    })
+}
+
+/// Lifecycle policies look every ten minutes, and indices span a day: less makes no sense.
+fn retention(value: &super::sources::Value) -> Result<Option<Duration>, Problem> {
+    if values::text(value).is_ok_and(|text| text == "never") {
+        return Ok(None);
+    }
+    match values::any_duration(value) {
+        Ok(age) if age < DAY || age.subsec_nanos() > 0 => {
+            Err("must be at least 1d, in whole seconds, or never".to_owned())
+        }
+        Ok(age) => Ok(Some(age)),
+        Err(problem) => Err(format!("{problem}, or never")),
+    }
+}

@@ -1,0 +1,499 @@
+//! The table of settings: one row per key, and nothing about a key is said anywhere else.
+//!
+//! A row's name is its place in the TOML file. The flag and the environment variable follow from
+//! it: dots become dashes, and `forward.elasticsearch.` becomes `elasticsearch-`, so
+//! `forward.elasticsearch.batch-bytes` is `--elasticsearch-batch-bytes` and
+//! `EVENT_INDEXER_ELASTICSEARCH_BATCH_BYTES`.
+
+/// What every environment variable of the program starts with.
+pub const VARIABLE_PREFIX: &str = "EVENT_INDEXER_";
+
+/// The variable that stands for `--config`; it names the file and so cannot be in it.
+pub const CONFIG_VARIABLE: &str = "EVENT_INDEXER_CONFIG";
+
+/// The tables a configuration file may have, those inside others first.
+pub(crate) const TABLES: &[&str] = &[
+    "forward.elasticsearch.install",
+    "forward.elasticsearch",
+    "teleport",
+    "limits",
+    "listen",
+    "lock",
+];
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// Its canonical place in the file: `forward.elasticsearch.batch-bytes`.
+    pub name: &'static str,
+    /// Other places that mean the same; dashes may be underscores in every spelling.
+    pub aliases: &'static [&'static str],
+    /// What form its value has.
+    pub kind: Kind,
+    /// The value it has when nobody sets it, in the form a user would write.
+    pub default: Option<&'static str>,
+    /// What it says to the person who reads `--help`.
+    pub help: &'static str,
+    /// Where it stands in `--help`.
+    pub group: Group,
+    /// Variables of `teleport-event-handler` whose names do not follow from the key.
+    pub former_variables: &'static [&'static str],
+}
+
+/// The form of a setting's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// Texts: an array in the file, with commas between them elsewhere.
+    List,
+    /// A length of time: `200ms`, `1h30m`, `365d`.
+    Duration,
+    /// A size: `4MiB`, `10MB`, or a plain count of bytes.
+    Bytes,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Bool,
+    /// A file or directory.
+    Path,
+    /// A text nobody may see, or `file:PATH`.
+    Secret,
+    /// RFC 3339, or a date.
+    Time,
+}
+
+impl Kind {
+    /// The word that stands for the value in `--help`.
+    pub fn value_name(self) -> &'static str {
+        match self {
+            Self::Text => "TEXT",
+            Self::List => "LIST",
+            Self::Duration => "DURATION",
+            Self::Bytes => "BYTES",
+            Self::Integer => "N",
+            Self::Bool => "true|false",
+            Self::Path => "PATH",
+            Self::Secret => "file:PATH",
+            Self::Time => "TIME",
+        }
+    }
+}
+
+/// A heading of `--help`; commands offer whole groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Where the state lies.
+    State,
+    /// What is read, and how much at once.
+    Reading,
+    /// What only a daemon that follows the audit log needs.
+    Following,
+    /// How to reach Teleport.
+    Teleport,
+    /// How to reach Elasticsearch and to write to it.
+    Elasticsearch,
+    /// What `install` puts into Elasticsearch.
+    Install,
+    /// Upper bounds on speed.
+    Limits,
+    /// What the program says while it runs.
+    Logging,
+    /// Keys of features which this version does not have.
+    Later,
+}
+
+impl Group {
+    /// The heading's text.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::State => "State",
+            Self::Reading => "What to read",
+            Self::Following => "Following the audit log",
+            Self::Teleport => "Teleport",
+            Self::Elasticsearch => "Elasticsearch",
+            Self::Install => "Template and lifecycle policy",
+            Self::Limits => "Limits",
+            Self::Logging => "Logging",
+            Self::Later => "Not in this version",
+        }
+    }
+}
+
+impl Key {
+    /// The flag without its leading dashes.
+    pub fn flag(&self) -> String {
+        flag_of(self.name)
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        let flag = self.flag().to_uppercase().replace('-', "_");
+        format!("{VARIABLE_PREFIX}{flag}")
+    }
+
+    /// The table it stands in (empty at the top of the file), and its name there.
+    pub fn place(&self) -> (&'static str, &'static str) {
+        TABLES
+            .iter()
+            .find_map(|table| {
+                let rest = self.name.strip_prefix(table)?.strip_prefix('.')?;
+                Some((*table, rest))
+            })
+            .unwrap_or(("", self.name))
+    }
+
+    const fn default(mut self, text: &'static str) -> Self {
+        self.default = Some(text);
+        self
+    }
+
+    const fn aliases(mut self, names: &'static [&'static str]) -> Self {
+        self.aliases = names;
+        self
+    }
+
+    const fn formerly(mut self, variables: &'static [&'static str]) -> Self {
+        self.former_variables = variables;
+        self
+    }
+}
+
+const fn key(name: &'static str, kind: Kind, group: Group, help: &'static str) -> Key {
+    Key {
+        name,
+        aliases: &[],
+        kind,
+        default: None,
+        help,
+        group,
+        former_variables: &[],
+    }
+}
+
+macro_rules! table {
+    ($($id:ident = $key:expr;)*) => {
+        $(pub(crate) static $id: Key = $key;)*
+
+        /// Every setting, in the order of the file and of `--help`.
+        pub static KEYS: &[&Key] = &[$(&$id),*];
+    };
+}
+
+table! {
+    STORAGE = key("storage", Kind::Path, Group::State,
+        "Directory of the state file: how far the audit log is indexed, and dead letters");
+    DEAD_LETTER_BYTES = key("dead-letter-bytes", Kind::Bytes, Group::State,
+        "Room for documents that Elasticsearch refuses; when it is used up, everything waits")
+        .default("1GiB");
+    GRACE_PERIOD = key("grace-period", Kind::Duration, Group::State,
+        "Longest time to finish what is in flight when told to stop").default("30s");
+    BATCH = key("batch", Kind::Integer, Group::Reading,
+        "Events per page of the search API; the server gives at most 10000").default("10000");
+    NAMESPACE = key("namespace", Kind::Text, Group::Reading,
+        "Teleport namespace to search").default("default");
+    WINDOW_SIZE = key("window-size", Kind::Duration, Group::Reading,
+        "Longest span of time that one search covers").default("24h");
+    TYPES = key("types", Kind::List, Group::Reading,
+        "Only events of these types, exact names; all types if not set");
+    SKIP_EVENT_TYPES = key("skip-event-types", Kind::List, Group::Reading,
+        "No events of these types, exact names");
+    CONCURRENCY = key("concurrency", Kind::Integer, Group::Reading,
+        "Windows or chunks read side by side while catching up").default("5");
+    TIMEOUT = key("timeout", Kind::Duration, Group::Following,
+        "Pause between two polls of the audit log").default("5s");
+    START_TIME = key("start-time", Kind::Time, Group::Following,
+        "Where the very first start begins, RFC 3339 or a date; the moment of that start if not set");
+    LOG_LEVEL = key("log-level", Kind::Text, Group::Logging,
+        "off, error, warn, info, debug or trace, or such levels by target: \
+         info,teleport_event_indexer::teleport=debug").default("info");
+    LOG_FORMAT = key("log-format", Kind::Text, Group::Logging, "text or json").default("text");
+    SESSIONS = key("sessions", Kind::Bool, Group::Later,
+        "Session recordings; only false is accepted").default("false");
+    SKIP_SESSION_TYPES = key("skip-session-types", Kind::List, Group::Later,
+        "Types of events of session recordings to leave out; has no effect");
+
+    TELEPORT_ADDR = key("teleport.addr", Kind::Text, Group::Teleport,
+        "Proxy Service or Auth Service, host:port");
+    TELEPORT_IDENTITY = key("teleport.identity", Kind::Path, Group::Teleport,
+        "Identity file, from tbot or `tctl auth sign`; excludes key, certificate and CA");
+    TELEPORT_KEY = key("teleport.key", Kind::Path, Group::Teleport,
+        "Private key; goes with certificate and CA").aliases(&["teleport.client-key"]);
+    TELEPORT_CERT = key("teleport.cert", Kind::Path, Group::Teleport,
+        "Client certificate; goes with key and CA")
+        .aliases(&["teleport.client-crt", "teleport.client-cert"]);
+    TELEPORT_CA = key("teleport.ca", Kind::Path, Group::Teleport,
+        "Teleport's CA certificates; go with key and certificate").aliases(&["teleport.root-cas"]);
+    TELEPORT_REFRESH_ENABLED = key("teleport.refresh.enabled", Kind::Bool, Group::Teleport,
+        "Look again at the credentials' files, for renewed certificates").default("false");
+    TELEPORT_REFRESH_INTERVAL = key("teleport.refresh.interval", Kind::Duration, Group::Teleport,
+        "How often to look").default("1m");
+
+    CLOUD_ID = key("forward.elasticsearch.cloud-id", Kind::Text, Group::Elasticsearch,
+        "Cloud id of an Elastic Cloud deployment; excludes hosts");
+    CLOUD_AUTH = key("forward.elasticsearch.cloud-auth", Kind::Secret, Group::Elasticsearch,
+        "user:password, as Elastic Cloud shows it; excludes user, password and api-key");
+    HOSTS = key("forward.elasticsearch.hosts", Kind::List, Group::Elasticsearch,
+        "URLs of one cluster, https://host:9200; a path prefix is allowed");
+    USER = key("forward.elasticsearch.user", Kind::Text, Group::Elasticsearch,
+        "User name; goes with password");
+    PASSWORD = key("forward.elasticsearch.password", Kind::Secret, Group::Elasticsearch,
+        "The user's password");
+    API_KEY = key("forward.elasticsearch.api-key", Kind::Secret, Group::Elasticsearch,
+        "API key: id:key, its encoded form, or an Elastic Cloud key; excludes user and password");
+    CLIENT_CERT = key("forward.elasticsearch.client-cert", Kind::Path, Group::Elasticsearch,
+        "Client certificate; goes with client-key")
+        .aliases(&["forward.elasticsearch.client-crt"]);
+    CLIENT_KEY = key("forward.elasticsearch.client-key", Kind::Path, Group::Elasticsearch,
+        "Private key of the client certificate");
+    CA = key("forward.elasticsearch.ca", Kind::Path, Group::Elasticsearch,
+        "CA certificates to trust for Elasticsearch; the system's if not set");
+    CA_FINGERPRINT = key("forward.elasticsearch.ca-fingerprint", Kind::Text, Group::Later,
+        "SHA-256 of the CA certificate to trust; refused for now: give the certificate as ca");
+    INDEX = key("forward.elasticsearch.index", Kind::Text, Group::Elasticsearch,
+        "Index name; %Y, %m and %d stand for the event's own date in UTC")
+        .default("audit-events-%Y.%m.%d");
+    GZIP = key("forward.elasticsearch.gzip", Kind::Bool, Group::Elasticsearch,
+        "Compress requests; if not set, only where a host is not on this machine");
+    BATCH_BYTES = key("forward.elasticsearch.batch-bytes", Kind::Bytes, Group::Elasticsearch,
+        "Most bytes of one bulk request, before compression").default("4MiB");
+    BATCH_DOCUMENTS = key("forward.elasticsearch.batch-documents", Kind::Integer,
+        Group::Elasticsearch, "Most documents of one bulk request").default("10000");
+    BATCH_AGE = key("forward.elasticsearch.batch-age", Kind::Duration, Group::Elasticsearch,
+        "Longest time a document waits for its batch to fill").default("200ms");
+    IN_FLIGHT = key("forward.elasticsearch.in-flight", Kind::Integer, Group::Elasticsearch,
+        "Most bulk requests at a time").default("4");
+    REQUEST_TIMEOUT = key("forward.elasticsearch.request-timeout", Kind::Duration,
+        Group::Elasticsearch, "Longest wait for the answer to one request").default("60s");
+
+    TEMPLATE = key("forward.elasticsearch.install.template", Kind::Text, Group::Install,
+        "Name of the index template").default("audit-events");
+    POLICY = key("forward.elasticsearch.install.policy", Kind::Text, Group::Install,
+        "Name of the lifecycle policy").default("audit-events");
+    RETENTION = key("forward.elasticsearch.install.retention", Kind::Duration, Group::Install,
+        "Age at which an index is deleted; `never` keeps all").default("365d");
+    SHARDS = key("forward.elasticsearch.install.shards", Kind::Integer, Group::Install,
+        "Primary shards of each index").default("1");
+    REPLICAS = key("forward.elasticsearch.install.replicas", Kind::Integer, Group::Install,
+        "Copies of each shard; 0 on a single node").default("1");
+
+    TELEPORT_REQUESTS_PER_SECOND = key("limits.teleport-requests-per-second", Kind::Integer,
+        Group::Limits, "Most requests to Teleport per second; no limit if not set");
+    EVENTS_PER_SECOND = key("limits.events-per-second", Kind::Integer, Group::Limits,
+        "Most events read per second; no limit if not set");
+    BYTES_PER_SECOND = key("limits.bytes-per-second", Kind::Bytes, Group::Limits,
+        "Most bytes sent to Elasticsearch per second, before compression; no limit if not set");
+
+    LISTEN_ADDR = key("listen.addr", Kind::Text, Group::Later,
+        "Address of status page, metrics and health; refused for now");
+    LOCK_ENABLED = key("lock.enabled", Kind::Bool, Group::Later,
+        "Lock users after failed logins; only false is accepted")
+        .default("false").formerly(&["LOCKING_ENABLED"]);
+    LOCK_FAILED_ATTEMPTS_COUNT = key("lock.failed-attempts-count", Kind::Integer, Group::Later,
+        "Failed logins that lead to a lock; has no effect").formerly(&["LOCKING_FAILED_ATTEMPTS"]);
+    LOCK_PERIOD = key("lock.period", Kind::Duration, Group::Later,
+        "Span of time in which they count; has no effect").formerly(&["LOCKING_PERIOD"]);
+    LOCK_FOR = key("lock.for", Kind::Duration, Group::Later,
+        "How long a lock lasts; has no effect").formerly(&["LOCKING_FOR"]);
+}
+
+/// Keys that somebody may bring along from `teleport-event-handler`, and what to do instead. A row
+/// stands for its table too.
+const FORMER: &[(&str, &str)] = &[
+    (
+        "forward.fluentd",
+        "events go straight to Elasticsearch; replace this table with [forward.elasticsearch]: \
+         hosts or cloud-id, and user and password or api-key",
+    ),
+    ("debug", "set log-level = \"debug\" instead"),
+    ("dry-run", "it is a flag of the command: start --dry-run"),
+    (
+        "exit-on-last-event",
+        "it is a flag of the command: start --exit-on-last-event",
+    ),
+    (
+        "cursor",
+        "the position is kept in the state file; set start-time for the very first start",
+    ),
+];
+
+/// The key at this place of a file, whichever way it is spelled.
+pub fn find(path: &str) -> Option<&'static Key> {
+    let path = path.replace('_', "-");
+    KEYS.iter()
+        .find(|key| key.name == path || key.aliases.contains(&path.as_str()))
+        .copied()
+}
+
+/// Whether keys may stand below this place of a file.
+pub(crate) fn is_table(path: &str) -> bool {
+    let path = format!("{}.", path.replace('_', "-"));
+    KEYS.iter().any(|key| key.name.starts_with(&path))
+}
+
+/// What to do about a key or table of `teleport-event-handler` that is none here.
+pub(crate) fn former(path: &str) -> Option<&'static str> {
+    let path = path.replace('_', "-");
+    FORMER
+        .iter()
+        .find_map(|(name, mend)| (*name == path).then_some(*mend))
+}
+
+/// The key that stands where a variable of `teleport-event-handler` stood. `rest` is its name
+/// without the prefix.
+pub(crate) fn find_former_variable(rest: &str) -> Option<&'static Key> {
+    KEYS.iter()
+        .find(|key| {
+            key.former_variables.contains(&rest)
+                || key.variable().strip_prefix(VARIABLE_PREFIX) == Some(rest)
+        })
+        .copied()
+}
+
+/// The known key which the unknown one most likely means.
+pub(crate) fn suggest(path: &str) -> Option<&'static str> {
+    let path = path.replace('_', "-");
+    // What is written in the wrong table, or as a flag, has the right flag all the same.
+    let flag = flag_of(&path);
+    if let Some(key) = KEYS.iter().find(|key| key.flag() == flag) {
+        return Some(key.name);
+    }
+    let last = path.rsplit('.').next().unwrap_or(&path);
+    let names = KEYS
+        .iter()
+        .flat_map(|key| key.aliases.iter().chain([&key.name]).copied());
+    let flags = KEYS.iter().map(|key| (key.flag(), key.name));
+    let length = last.chars().count();
+    nearest(&path, length, names.map(|name| (name, name))).or_else(|| nearest(&flag, length, flags))
+}
+
+/// The known variable which the unknown one most likely means.
+pub(crate) fn suggest_variable(name: &str) -> Option<String> {
+    let length = name.chars().count().saturating_sub(VARIABLE_PREFIX.len());
+    let variables = KEYS.iter().map(|key| key.variable());
+    nearest(name, length, variables.map(|name| (name.clone(), name)))
+}
+
+fn flag_of(path: &str) -> String {
+    path.strip_prefix("forward.")
+        .unwrap_or(path)
+        .replace('.', "-")
+}
+
+/// Of those within a third of `length` in distance, at most four, the nearest.
+fn nearest<N: AsRef<str>, T>(
+    wanted: &str,
+    length: usize,
+    names: impl Iterator<Item = (N, T)>,
+) -> Option<T> {
+    let most = (length / 3).clamp(1, 4);
+    names
+        .map(|(name, answer)| (distance(wanted, name.as_ref()), answer))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, answer)| answer)
+}
+
+/// How many characters must be put in, taken out or changed (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn flags_and_variables_follow_from_the_key() {
+        let key = find("forward.elasticsearch.batch_bytes").unwrap();
+        assert_eq!(key.flag(), "elasticsearch-batch-bytes");
+        assert_eq!(key.variable(), "EVENT_INDEXER_ELASTICSEARCH_BATCH_BYTES");
+        assert_eq!(TELEPORT_REFRESH_ENABLED.flag(), "teleport-refresh-enabled");
+        assert_eq!(
+            TELEPORT_REFRESH_ENABLED.place(),
+            ("teleport", "refresh.enabled")
+        );
+        assert_eq!(SHARDS.place(), ("forward.elasticsearch.install", "shards"));
+    }
+
+    #[test]
+    fn no_two_keys_share_a_name_flag_or_variable() {
+        let names = KEYS
+            .iter()
+            .flat_map(|key| key.aliases.iter().chain([&key.name]));
+        assert_eq!(
+            names.clone().collect::<BTreeSet<_>>().len(),
+            names.count(),
+            "a name is given twice"
+        );
+        let flags: BTreeSet<_> = KEYS.iter().map(|key| key.flag()).collect();
+        let variables: BTreeSet<_> = KEYS.iter().map(|key| key.variable()).collect();
+        assert_eq!((flags.len(), variables.len()), (KEYS.len(), KEYS.len()));
+        assert!(!variables.contains(CONFIG_VARIABLE));
+        for key in KEYS {
+            assert!(find(key.name).is_some_and(|found| std::ptr::eq(found, *key)));
+            assert!(
+                !key.help.is_empty() && !key.help.ends_with('.'),
+                "{}",
+                key.name
+            );
+        }
+    }
+
+    #[test]
+    fn suggestions_are_near_or_absent() {
+        for (wrong, right) in [
+            ("storge", Some("storage")),
+            (
+                "forward.elasticsearch.bach-bytes",
+                Some("forward.elasticsearch.batch-bytes"),
+            ),
+            (
+                "forward.elasticsearch.host",
+                Some("forward.elasticsearch.hosts"),
+            ),
+            ("elasticsearch.hosts", Some("forward.elasticsearch.hosts")),
+            ("elasticsearch.host", Some("forward.elasticsearch.hosts")),
+            ("telport.identity", Some("teleport.identity")),
+            ("teleport-addr", Some("teleport.addr")),
+            ("teleport.root_ca", Some("teleport.root-cas")),
+            ("forward.elasticsearch.xyz", None),
+            ("colour", None),
+        ] {
+            assert_eq!(suggest(wrong), right, "{wrong}");
+        }
+        assert_eq!(
+            suggest_variable("EVENT_INDEXER_ELASTICSEARCH_HOST").as_deref(),
+            Some("EVENT_INDEXER_ELASTICSEARCH_HOSTS")
+        );
+        assert_eq!(suggest_variable("EVENT_INDEXER_COLOUR"), None);
+    }
+
+    #[test]
+    fn variables_of_the_event_handler_find_their_keys() {
+        for (rest, name) in [
+            ("STORAGE", Some("storage")),
+            ("TELEPORT_CERT", Some("teleport.cert")),
+            (
+                "LOCKING_FAILED_ATTEMPTS",
+                Some("lock.failed-attempts-count"),
+            ),
+            ("FLUENTD_URL", None),
+        ] {
+            assert_eq!(find_former_variable(rest).map(|key| key.name), name);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Collects what the user has set, and where: flags over environment over file.
+//!
+//! Nothing is judged here but names. An unknown key, variable or syntax error becomes a mistake
+//! that [`Config::resolve`](super::Config::resolve) reports together with its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, CONFIG_VARIABLE, KEYS, Key, Kind, VARIABLE_PREFIX};
+use super::mistakes::{Mistake, Origin, Warning};
+use super::secret_file::readable_by_others;
+
+/// Prefixes of the variables of `teleport-event-handler`; it has used both.
+const FORMER_PREFIXES: [&str; 2] = ["FDFWD_", "FDWRD_"];
+
+/// A setting given as a flag. Its `Debug` does not show the value, which may be a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FlagSetting {
+    /// Which setting.
+    pub key: &'static Key,
+    /// The texts given: several if the flag of a list is repeated.
+    pub values: Vec<String>,
+}
+
+impl fmt::Debug for FlagSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--{}", self.key.flag())
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Key {}
+
+/// The configuration file cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the configuration file {}", path.display())]
+pub struct FileError {
+    /// The file, as the user named it.
+    pub path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> String {
+        format!(
+            "name another file with --config or {CONFIG_VARIABLE}, or leave both out and make \
+             every setting by flag or variable"
+        )
+    }
+}
+
+/// A value as it was written.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Value {
+    /// Everything outside the file is text.
+    Text(String),
+    Integer(i64),
+    /// Kept as text: no setting takes it.
+    Float(String),
+    Bool(bool),
+    Time(String),
+    List(Vec<String>),
+}
+
+/// A setting as it was made.
+pub(crate) struct Setting {
+    pub(crate) key: &'static Key,
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+    /// The key in the user's own spelling, with its table.
+    pub(crate) spelled: String,
+}
+
+impl Setting {
+    /// The place, without the value.
+    pub(crate) fn place(&self) -> String {
+        match &self.origin {
+            Origin::File { .. } => format!("{}: {}", self.origin, self.spelled),
+            origin => origin.to_string(),
+        }
+    }
+
+    /// The place and the value; only the place if the value may hold a secret.
+    pub(crate) fn shown(&self) -> String {
+        let place = self.place();
+        if self.key.kind == Kind::Secret {
+            return place;
+        }
+        let value = abridge(&toml_text(&self.value));
+        match self.origin {
+            Origin::File { .. } => format!("{place} = {value}"),
+            _ => format!("{place}={value}"),
+        }
+    }
+}
+
+/// A value as TOML would have it.
+pub(crate) fn toml_text(value: &Value) -> String {
+    match value {
+        Value::Text(text) => quoted(text),
+        Value::Integer(number) => number.to_string(),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Float(text) | Value::Time(text) => text.clone(),
+        Value::List(texts) => {
+            let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+            format!("[{}]", texts.join(", "))
+        }
+    }
+}
+
+/// A text as a basic string of TOML.
+pub(crate) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn abridge(text: &str) -> String {
+    const MOST: usize = 80;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(MOST).collect();
+    format!("{start}…")
+}
+
+/// All that the user has set. Has no useful `Debug`, since it holds secrets.
+pub struct Raw {
+    pub(crate) settings: BTreeMap<&'static str, Setting>,
+    pub(crate) mistakes: Vec<Mistake>,
+    pub(crate) warnings: Vec<Warning>,
+    /// The file could be read only in part, so that nothing can be said about what is missing.
+    pub(crate) is_partial: bool,
+    /// The file, if users other than its owner may read it.
+    pub(crate) exposed_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.settings.keys()).finish()
+    }
+}
+
+/// Collects all settings. `file` is the one named on the command line; without it
+/// [`CONFIG_VARIABLE`] may name one. An empty variable counts as not set, as container files
+/// cannot help but set them.
+///
+/// # Errors
+/// If there is a file and it cannot be read, or is no UTF-8. All else is a mistake that waits in
+/// the result.
+pub fn collect(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: Vec<FlagSetting>,
+) -> Result<Raw, FileError> {
+    let mut raw = Raw {
+        settings: BTreeMap::new(),
+        mistakes: Vec::new(),
+        warnings: Vec::new(),
+        is_partial: false,
+        exposed_file: None,
+    };
+    let environment: BTreeMap<OsString, OsString> = environment
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
+    let from_environment = environment
+        .iter()
+        .find_map(|(name, value)| (name == CONFIG_VARIABLE).then_some(Path::new(value)));
+    if let Some(path) = file.or(from_environment) {
+        raw.read_file(path)?;
+    }
+    for (name, value) in environment {
+        raw.add_variable(name, value);
+    }
+    for FlagSetting { key, values } in flags {
+        let flag = format!("--{}", key.flag());
+        let value = match key.kind {
+            Kind::List => Value::List(values),
+            // The command line takes such a flag once.
+            _ => Value::Text(values.into_iter().next_back().unwrap_or_default()),
+        };
+        raw.set(key, value, Origin::Flag(flag.clone()), flag);
+    }
+    Ok(raw)
+}
+
+impl Raw {
+    /// A later source replaces what an earlier one said.
+    fn set(&mut self, key: &'static Key, value: Value, origin: Origin, spelled: String) {
+        let setting = Setting {
+            key,
+            value,
+            origin,
+            spelled,
+        };
+        self.settings.insert(key.name, setting);
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), FileError> {
+        let failed = |source| FileError {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if readable_by_others(&metadata) {
+            self.exposed_file = Some(path.to_owned());
+        }
+        let mut file = File {
+            path,
+            text: &text,
+            raw: self,
+        };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        for error in &errors {
+            let offset = error.span().map_or(0, |span| span.start);
+            // Only the parser's words: the line itself may hold a secret.
+            file.mistake(offset, &format!("no valid TOML: {}", error.message()));
+        }
+        if errors.is_empty() {
+            file.walk("", table.get_ref());
+        } else {
+            // What the parser makes of the rest is a guess; mistakes found in it might be its own.
+            self.is_partial = true;
+        }
+        Ok(())
+    }
+
+    fn add_variable(&mut self, name: OsString, value: OsString) {
+        let Some(name) = name.to_str() else {
+            return;
+        };
+        if let Some(rest) = FORMER_PREFIXES
+            .iter()
+            .find_map(|prefix| name.strip_prefix(prefix))
+        {
+            self.warnings.push(former_variable(name, rest));
+        }
+        if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
+            return;
+        }
+        let origin = Origin::Variable(name.to_owned());
+        let Some(key) = KEYS.iter().find(|key| key.variable() == name) else {
+            if !is_service_link(name, &value.to_string_lossy()) {
+                let mend = match keys::suggest_variable(name) {
+                    Some(known) => format!("did you mean {known}?"),
+                    None => "`teleport-event-indexer start --help` lists all".to_owned(),
+                };
+                self.mistakes.push(Mistake {
+                    text: format!("{origin}: unknown variable; {mend}"),
+                    origin: Some(origin),
+                });
+            }
+            return;
+        };
+        match value.into_string() {
+            Ok(value) => self.set(key, Value::Text(value), origin, name.to_owned()),
+            Err(_) => self.mistakes.push(Mistake {
+                text: format!("{origin}: the value is no valid UTF-8"),
+                origin: Some(origin),
+            }),
+        }
+    }
+}
+
+/// The configuration file while it is read.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+    raw: &'a mut Raw,
+}
+
+impl File<'_> {
+    fn origin(&self, offset: usize) -> Origin {
+        let before = self.text.as_bytes().iter().take(offset);
+        Origin::File {
+            path: self.path.to_owned(),
+            line: before.filter(|byte| **byte == b'\n').count() + 1,
+        }
+    }
+
+    fn mistake(&mut self, offset: usize, problem: &str) {
+        let origin = self.origin(offset);
+        self.raw.mistakes.push(Mistake {
+            text: format!("{origin}: {problem}"),
+            origin: Some(origin),
+        });
+    }
+
+    fn walk(&mut self, above: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let offset = name.span().start;
+            let path = match above {
+                "" => name.get_ref().to_string(),
+                above => format!("{above}.{}", name.get_ref()),
+            };
+            if let Some(mend) = keys::former(&path) {
+                let problem =
+                    format!("{path}: this is a setting of teleport-event-handler; {mend}");
+                self.mistake(offset, &problem);
+            } else if let Some(key) = keys::find(&path) {
+                self.add(key, path, offset, value.get_ref());
+            } else {
+                match value.get_ref() {
+                    DeValue::Table(table) if keys::is_table(&path) || !table.is_empty() => {
+                        self.walk(&path, table);
+                    }
+                    _ if keys::is_table(&path) => {
+                        let problem = format!(
+                            "{path}: this is a table and has no value itself; write [{path}] and \
+                             its settings below"
+                        );
+                        self.mistake(offset, &problem);
+                    }
+                    _ => self.unknown(&path, offset),
+                }
+            }
+        }
+    }
+
+    fn unknown(&mut self, path: &str, offset: usize) {
+        let mend = match keys::suggest(path) {
+            Some(known) => format!("did you mean {known}?"),
+            None => "`teleport-event-indexer start --help` lists all settings".to_owned(),
+        };
+        self.mistake(offset, &format!("{path}: unknown key; {mend}"));
+    }
+
+    fn add(&mut self, key: &'static Key, path: String, offset: usize, value: &DeValue<'_>) {
+        if let Some(other) = self.raw.settings.get(key.name) {
+            let problem = format!(
+                "{path}: this is the same setting as {} ({}); keep one of them",
+                other.spelled, other.origin
+            );
+            self.mistake(offset, &problem);
+            return;
+        }
+        match convert(value) {
+            Ok(value) => self.raw.set(key, value, self.origin(offset), path),
+            Err(problem) => self.mistake(offset, &format!("{path}: {problem}")),
+        }
+    }
+}
+
+fn convert(value: &DeValue<'_>) -> Result<Value, &'static str> {
+    Ok(match value {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Boolean(truth) => Value::Bool(*truth),
+        DeValue::Float(number) => Value::Float(number.as_str().to_owned()),
+        DeValue::Datetime(time) => Value::Time(time.to_string()),
+        DeValue::Integer(number) => {
+            let number = i64::from_str_radix(number.as_str(), number.radix());
+            Value::Integer(number.map_err(|_| "the number is too large")?)
+        }
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| item.get_ref().as_str());
+            let texts: Option<Vec<_>> = texts.map(|text| text.map(str::to_owned)).collect();
+            Value::List(texts.ok_or("must be a list of texts in quotes: [\"one\", \"two\"]")?)
+        }
+        DeValue::Table(_) => return Err("takes a value, not a table"),
+    })
+}
+
+fn former_variable(name: &str, rest: &str) -> Warning {
+    let mend = match (keys::find_former_variable(rest), rest) {
+        (Some(key), _) => format!("its name here is {}", key.variable()),
+        (None, "CONFIG") => format!("its name here is {CONFIG_VARIABLE}"),
+        (None, "DEBUG") => format!("set {}=debug", keys::LOG_LEVEL.variable()),
+        (None, "DRY_RUN" | "EXIT_ON_LAST_EVENT") => {
+            let flag = rest.to_lowercase().replace('_', "-");
+            format!("it is a flag of the command: start --{flag}")
+        }
+        (None, rest) if rest.starts_with("FLUENTD_") || rest == "MAX_CONNECTIONS" => format!(
+            "events go straight to Elasticsearch, set {}",
+            keys::HOSTS.variable()
+        ),
+        (None, _) => "nothing here stands for it".to_owned(),
+    };
+    Warning(format!(
+        "{name} is set and not read, it belongs to teleport-event-handler: {mend}"
+    ))
+}
+
+/// Whether Kubernetes has set the variable for a service named `event-indexer` or with such a
+/// beginning: `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT=tcp://…`, `…_PORT_9000_TCP[_ADDR]`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let by_port = |(_, rest): (&str, &str)| {
+        let mut parts = rest.split('_');
+        parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
+            && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || name.split_once("_PORT_").is_some_and(by_port)
+}
