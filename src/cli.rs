@@ -2,21 +2,24 @@
 //! [`config`](crate::config). The flags of settings come from the table in
 //! [`keys`](crate::config::keys) and are declared there alone.
 
+mod command;
+
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use chrono::{DateTime, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
+use crate::config::HostUrl;
 use crate::config::keys::{CONFIG_VARIABLE, Group, KEYS, Key, Kind};
 use crate::config::sources::FlagSetting;
 use crate::config::values::parse_time;
-use crate::config::{HostUrl, Needs};
 use crate::output;
+
+pub use self::command::{Backfill, Command, Demo, DemoApi, DemoPart};
 
 /// What the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,124 +30,6 @@ pub struct Invocation {
     pub config: Option<PathBuf>,
     /// Settings given as flags, unchecked.
     pub settings: Vec<FlagSetting>,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Put template and lifecycle policy into Elasticsearch.
-    Install {
-        /// Only show the requests.
-        dry_run: bool,
-        /// Replace what somebody has edited.
-        overwrite: bool,
-    },
-    /// Follow the audit log.
-    Start {
-        /// Stop once everything that is there is indexed.
-        exit_on_last_event: bool,
-        /// Read, but neither write documents nor move the checkpoint.
-        dry_run: bool,
-    },
-    /// Index a closed range of time.
-    Backfill(Backfill),
-    /// Say how far the audit log is indexed.
-    Status {
-        /// As JSON.
-        json: bool,
-    },
-    /// Prove configuration and both ends.
-    Check {
-        /// Print the configuration in effect.
-        show_config: bool,
-    },
-    /// Show it all on one machine.
-    Demo(Demo),
-    /// Print the version.
-    Version,
-}
-
-impl Command {
-    /// The parts of the configuration that it cannot do without.
-    pub fn needs(&self) -> Needs {
-        match self {
-            Self::Start { .. } | Self::Backfill(_) => Needs {
-                teleport: true,
-                elasticsearch: true,
-                storage: true,
-            },
-            Self::Check { .. } => Needs {
-                teleport: true,
-                elasticsearch: true,
-                storage: false,
-            },
-            Self::Install { .. } => Needs {
-                elasticsearch: true,
-                ..Needs::default()
-            },
-            Self::Status { .. } => Needs {
-                storage: true,
-                ..Needs::default()
-            },
-            Self::Demo(_) | Self::Version => Needs::default(),
-        }
-    }
-}
-
-/// A closed range of time: `from` is before `to`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backfill {
-    /// The first second, inclusive.
-    pub from: DateTime<Utc>,
-    /// The end, exclusive.
-    pub to: DateTime<Utc>,
-    /// Read a finished range once more.
-    pub again: bool,
-    /// Read, but neither write documents nor move the checkpoint.
-    pub dry_run: bool,
-}
-
-/// What the demonstration is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Demo {
-    /// How many events to invent.
-    pub events: u64,
-    /// Over how many days, up to now.
-    pub days: u32,
-    /// What the stand-in Auth Service offers.
-    pub api: DemoApi,
-    /// How much of the demonstration runs.
-    pub part: DemoPart,
-}
-
-/// The event APIs of the stand-in Auth Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DemoApi {
-    /// Chunks per day.
-    Export,
-    /// Windows of time.
-    Search,
-    /// Either.
-    Both,
-}
-
-/// How much of the demonstration runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DemoPart {
-    /// From the stand-in Auth Service through the pipeline into Elasticsearch.
-    Whole {
-        /// A real one; the stand-in if `None`.
-        elasticsearch: Option<HostUrl>,
-        /// Go on until stopped instead of ending when all is indexed.
-        stay: bool,
-    },
-    /// The stand-in Auth Service alone, for an indexer that runs elsewhere.
-    AuthService {
-        /// Where it listens.
-        listen: SocketAddr,
-        /// Where it writes the identity file for its clients.
-        identity_dir: PathBuf,
-    },
 }
 
 /// Why there is nothing to run: help was asked for, or the command line is wrong.
@@ -214,7 +99,7 @@ const DEMO_GROUPS: &[Group] = &[Group::Logging];
 /// Reads the command line; the first argument is the program's own name.
 ///
 /// # Errors
-/// If there is nothing to run. The text never shows the value of a setting.
+/// If there is nothing to run. The text shows no value of a setting: those are not looked at here.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Exit> {
     let mut program = program();
     let matches = program.try_get_matches_from_mut(args)?;
@@ -580,8 +465,18 @@ mod tests {
         assert_eq!(backfill.to.to_rfc3339(), "2026-01-02T03:04:05+00:00");
         assert!(backfill.again && !backfill.dry_run);
 
-        insta::assert_snapshot!(usage("backfill --from 2026-01-02 --to 2026-01-02"), @"");
-        insta::assert_snapshot!(usage("backfill --from yesterday --to 2026-01-02"), @"");
+        insta::assert_snapshot!(usage("backfill --from 2026-01-02 --to 2026-01-02"), @r#"
+        error: --from must be before --to, which is exclusive
+
+        Usage: teleport-event-indexer backfill [OPTIONS] --from <TIME> --to <TIME>
+
+        For more information, try '--help'.
+        "#);
+        insta::assert_snapshot!(usage("backfill --from yesterday --to 2026-01-02"), @r#"
+        error: invalid value 'yesterday' for '--from <TIME>': must be RFC 3339 with a zone (2026-01-31T08:00:00Z) or a date (2026-01-31, midnight UTC)
+
+        For more information, try '--help'.
+        "#);
     }
 
     #[test]
@@ -640,6 +535,28 @@ mod tests {
         for line in ["", "stop", "start --unknown"] {
             usage(line);
         }
-        insta::assert_snapshot!(usage(""), @"");
+        insta::assert_snapshot!(usage(""), @r#"
+        Moves Teleport audit events into Elasticsearch: complete, and once each
+
+        Usage: teleport-event-indexer [OPTIONS] <COMMAND>
+
+        Commands:
+          install   Put index template and lifecycle policy into Elasticsearch; safe to repeat
+          start     Follow the audit log
+          backfill  Index a closed range of time; beside a daemon if there is one, and resumable
+          status    Say how far the audit log is indexed, and what is missing
+          check     Prove the configuration and both ends before anything runs
+          demo      Show it all on this machine: invented events, stand-ins for both ends
+          version   Print the version
+          help      Print this message or the help of the given subcommand(s)
+
+        Options:
+          -c, --config <FILE>  Configuration file in TOML [env: EVENT_INDEXER_CONFIG]
+          -h, --help           Print help
+          -V, --version        Print version
+
+        Every setting is a key of the configuration file, a flag and an environment variable; a flag beats a
+        variable, a variable beats the file.
+        "#);
     }
 }

@@ -10,6 +10,7 @@ pub mod cloud_id;
 pub mod forward;
 pub mod keys;
 pub mod mistakes;
+mod nearest;
 mod quantity;
 mod resolver;
 mod secret_file;

@@ -81,8 +81,14 @@ impl fmt::Display for Address {
 
 /// The URL of one Elasticsearch host: `http` or `https`, no user info, query or fragment. It
 /// always ends with a slash, so that paths can be appended whether it has a prefix or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HostUrl(Url);
+
+impl fmt::Debug for HostUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostUrl({:?})", self.as_str())
+    }
+}
 
 /// Why a text is no [`HostUrl`]. No variant holds the text: it may contain a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,6 +8,7 @@ use super::api_key;
 use super::cloud_id::CloudId;
 use super::keys;
 use super::resolver::Resolver;
+use super::sources::Value;
 use super::values::{self, Problem};
 use crate::secret::Secret;
 
@@ -140,7 +141,7 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
 
 fn hosts(resolver: &mut Resolver, is_needed: bool) -> Option<Vec<HostUrl>> {
     resolver.exclude(&keys::CLOUD_ID, &keys::HOSTS, "keep one of them");
-    let from_cloud = resolver.optional(&keys::CLOUD_ID, |value| {
+    let from_cloud = resolver.unshown(&keys::CLOUD_ID, |value| {
         let id = CloudId::parse(&values::text(value)?).map_err(|error| error.to_string())?;
         let host = HostUrl::parse(&id.elasticsearch).map_err(|error| error.to_string())?;
         Ok(vec![host])
@@ -155,19 +156,10 @@ fn hosts(resolver: &mut Resolver, is_needed: bool) -> Option<Vec<HostUrl>> {
     if !is_set {
         return from_cloud;
     }
-    let setting = resolver.setting(&keys::HOSTS);
-    let texts = setting.map(|setting| values::list(&setting.value));
-    let texts = match texts.unwrap_or_else(|| Ok(Vec::new())) {
-        Ok(texts) if texts.is_empty() => Err("must name at least one host".to_owned()),
-        other => other,
-    };
-    let texts = match texts {
-        Ok(texts) => texts,
-        Err(problem) => {
-            resolver.wrong(&keys::HOSTS, problem);
-            return None;
-        }
-    };
+    let texts = resolver.unshown(&keys::HOSTS, |value| match values::list(value)? {
+        texts if texts.is_empty() => Err("must name at least one host".to_owned()),
+        texts => Ok(texts),
+    })?;
     let mut hosts: Vec<HostUrl> = Vec::new();
     for (i, text) in texts.iter().enumerate() {
         match HostUrl::parse(text) {
@@ -195,7 +187,7 @@ fn auth(resolver: &mut Resolver) -> Option<Auth> {
     ] {
         resolver.exclude(key, other, "keep one way to log in");
     }
-    let user = resolver.optional(&keys::USER, user);
+    let user = resolver.unshown(&keys::USER, user);
     let password = resolver.secret(&keys::PASSWORD);
     match (
         resolver.is_set(&keys::USER),
@@ -235,7 +227,7 @@ fn auth(resolver: &mut Resolver) -> Option<Auth> {
 }
 
 /// HTTP ends the user at the first colon.
-fn user(value: &super::sources::Value) -> Result<String, Problem> {
+fn user(value: &Value) -> Result<String, Problem> {
     let user = values::text(value)?;
     if user.contains(':') {
         return Err("must not contain a colon; user:password together is cloud-auth".to_owned());
@@ -265,7 +257,7 @@ fn client_certificate(resolver: &mut Resolver) -> Option<ClientCertificate> {
 }
 
 /// Lifecycle policies look every ten minutes, and indices span a day: less makes no sense.
-fn retention(value: &super::sources::Value) -> Result<Option<Duration>, Problem> {
+fn retention(value: &Value) -> Result<Option<Duration>, Problem> {
     if values::text(value).is_ok_and(|text| text == "never") {
         return Ok(None);
     }

@@ -5,6 +5,8 @@
 //! `forward.elasticsearch.batch-bytes` is `--elasticsearch-batch-bytes` and
 //! `EVENT_INDEXER_ELASTICSEARCH_BATCH_BYTES`.
 
+use super::nearest::nearest;
+
 /// What every environment variable of the program starts with.
 pub const VARIABLE_PREFIX: &str = "EVENT_INDEXER_";
 
@@ -302,10 +304,10 @@ table! {
 const FORMER: &[(&str, &str)] = &[
     (
         "forward.fluentd",
-        "events go straight to Elasticsearch; replace this table with [forward.elasticsearch]: \
-         hosts or cloud-id, and user and password or api-key",
+        "events go straight to Elasticsearch; put [forward.elasticsearch] in its place, with hosts \
+         or cloud-id, and user and password or api-key",
     ),
-    ("debug", "set log-level = \"debug\" instead"),
+    ("debug", "set log-level = \"debug\""),
     ("dry-run", "it is a flag of the command: start --dry-run"),
     (
         "exit-on-last-event",
@@ -359,55 +361,33 @@ pub(crate) fn suggest(path: &str) -> Option<&'static str> {
         return Some(key.name);
     }
     let last = path.rsplit('.').next().unwrap_or(&path);
+    let most = (last.chars().count() / 3).clamp(1, 3);
     let names = KEYS
         .iter()
         .flat_map(|key| key.aliases.iter().chain([&key.name]).copied());
     let flags = KEYS.iter().map(|key| (key.flag(), key.name));
-    let length = last.chars().count();
-    nearest(&path, length, names.map(|name| (name, name))).or_else(|| nearest(&flag, length, flags))
+    nearest(&path, most, names.map(|name| (name, name)))
+        .or_else(|| nearest(&flag, MOST_IN_FLAGS, flags))
 }
 
 /// The known variable which the unknown one most likely means.
 pub(crate) fn suggest_variable(name: &str) -> Option<String> {
-    let length = name.chars().count().saturating_sub(VARIABLE_PREFIX.len());
     let variables = KEYS.iter().map(|key| key.variable());
-    nearest(name, length, variables.map(|name| (name.clone(), name)))
+    nearest(
+        name,
+        MOST_IN_FLAGS,
+        variables.map(|name| (name.clone(), name)),
+    )
 }
+
+/// The distance up to which a flag or variable is likely meant. They are long and much alike, so
+/// that three changes lead from many to another.
+const MOST_IN_FLAGS: usize = 2;
 
 fn flag_of(path: &str) -> String {
     path.strip_prefix("forward.")
         .unwrap_or(path)
         .replace('.', "-")
-}
-
-/// Of those within a third of `length` in distance, at most four, the nearest.
-fn nearest<N: AsRef<str>, T>(
-    wanted: &str,
-    length: usize,
-    names: impl Iterator<Item = (N, T)>,
-) -> Option<T> {
-    let most = (length / 3).clamp(1, 4);
-    names
-        .map(|(name, answer)| (distance(wanted, name.as_ref()), answer))
-        .filter(|(distance, _)| *distance <= most)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, answer)| answer)
-}
-
-/// How many characters must be put in, taken out or changed (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.iter().enumerate() {
-            let change = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]
@@ -472,6 +452,7 @@ mod tests {
             ("teleport.root_ca", Some("teleport.root-cas")),
             ("forward.elasticsearch.xyz", None),
             ("colour", None),
+            ("teleport_event", None),
         ] {
             assert_eq!(suggest(wrong), right, "{wrong}");
         }

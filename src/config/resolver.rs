@@ -78,6 +78,22 @@ impl Resolver {
         }
     }
 
+    /// As [`Resolver::optional`], for keys where people put passwords by mistake: the value is
+    /// never shown.
+    pub(super) fn unshown<T>(
+        &mut self,
+        key: &Key,
+        parse: impl FnOnce(&Value) -> Result<T, Problem>,
+    ) -> Option<T> {
+        match parse(&self.setting(key)?.value) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.wrong(key, problem);
+                None
+            }
+        }
+    }
+
     /// A secret: the value itself or, after `file:`, the first line of a file.
     pub(super) fn secret(&mut self, key: &Key) -> Option<Secret> {
         let setting = self.raw.settings.get(key.name)?;

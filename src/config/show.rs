@@ -58,13 +58,10 @@ fn secret(setting: &Setting) -> (String, String) {
 
 /// Outside the file all is text; in it numbers, truths and lists have a form of their own.
 fn typed(key: &Key, value: &Value) -> Value {
-    let Value::Text(text) = value else {
-        return value.clone();
-    };
-    let typed = match key.kind {
-        Kind::Integer => text.parse().ok().map(Value::Integer),
-        Kind::Bool => text.parse().ok().map(Value::Bool),
-        Kind::List => super::values::list(value).ok().map(Value::List),
+    let typed = match (key.kind, value) {
+        (Kind::Integer, Value::Text(text)) => text.parse().ok().map(Value::Integer),
+        (Kind::Bool, Value::Text(text)) => text.parse().ok().map(Value::Bool),
+        (Kind::List, value) => super::values::list(value).ok().map(Value::List),
         _ => None,
     };
     typed.unwrap_or_else(|| value.clone())

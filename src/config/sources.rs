@@ -66,8 +66,8 @@ pub(crate) enum Value {
     /// Everything outside the file is text.
     Text(String),
     Integer(i64),
-    /// Kept as text: no setting takes it.
-    Float(String),
+    /// A fraction, or a number beyond 64 bits; no setting takes it.
+    Number(String),
     Bool(bool),
     Time(String),
     List(Vec<String>),
@@ -111,7 +111,7 @@ pub(crate) fn toml_text(value: &Value) -> String {
         Value::Text(text) => quoted(text),
         Value::Integer(number) => number.to_string(),
         Value::Bool(truth) => truth.to_string(),
-        Value::Float(text) | Value::Time(text) => text.clone(),
+        Value::Number(text) | Value::Time(text) => text.clone(),
         Value::List(texts) => {
             let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
             format!("[{}]", texts.join(", "))
@@ -184,11 +184,8 @@ pub fn collect(
     }
     for FlagSetting { key, values } in flags {
         let flag = format!("--{}", key.flag());
-        let value = match key.kind {
-            Kind::List => Value::List(values),
-            // The command line takes such a flag once.
-            _ => Value::Text(values.into_iter().next_back().unwrap_or_default()),
-        };
+        // Only the flag of a list can be there more than once.
+        let value = Value::Text(values.join(","));
         raw.set(key, value, Origin::Flag(flag.clone()), flag);
     }
     Ok(raw)
@@ -305,8 +302,7 @@ impl File<'_> {
                 above => format!("{above}.{}", name.get_ref()),
             };
             if let Some(mend) = keys::former(&path) {
-                let problem =
-                    format!("{path}: this is a setting of teleport-event-handler; {mend}");
+                let problem = format!("{path}: this belongs to teleport-event-handler: {mend}");
                 self.mistake(offset, &problem);
             } else if let Some(key) = keys::find(&path) {
                 self.add(key, path, offset, value.get_ref());
@@ -356,12 +352,12 @@ fn convert(value: &DeValue<'_>) -> Result<Value, &'static str> {
     Ok(match value {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Boolean(truth) => Value::Bool(*truth),
-        DeValue::Float(number) => Value::Float(number.as_str().to_owned()),
+        DeValue::Float(number) => Value::Number(number.as_str().to_owned()),
         DeValue::Datetime(time) => Value::Time(time.to_string()),
-        DeValue::Integer(number) => {
-            let number = i64::from_str_radix(number.as_str(), number.radix());
-            Value::Integer(number.map_err(|_| "the number is too large")?)
-        }
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Integer(number),
+            Err(_) => Value::Number(number.to_string()),
+        },
         DeValue::Array(items) => {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             let texts: Option<Vec<_>> = texts.map(|text| text.map(str::to_owned)).collect();

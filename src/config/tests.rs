@@ -131,26 +131,31 @@ fn nothing_set_is_fine_where_nothing_is_needed() {
 
 #[test]
 fn nothing_set_is_missing_where_it_is_needed() {
-    insta::assert_snapshot!(Gate::new().needs(EVERYTHING).mistakes(), @"");
+    insta::assert_snapshot!(Gate::new().needs(EVERYTHING).mistakes(), @r#"
+    storage is not set: name a directory for the state file (or --storage, or EVENT_INDEXER_STORAGE)
+    teleport.addr is not set: give host:443 of a Proxy Service or host:3025 of an Auth Service (or --teleport-addr, or EVENT_INDEXER_TELEPORT_ADDR)
+    teleport.identity is not set: name the identity file, or set key, cert and ca (or --teleport-identity, or EVENT_INDEXER_TELEPORT_IDENTITY)
+    forward.elasticsearch.hosts is not set: give the URLs of the cluster, or an Elastic Cloud id as cloud-id (or --elasticsearch-hosts, or EVENT_INDEXER_ELASTICSEARCH_HOSTS)
+    "#);
 }
 
 #[test]
 fn an_unreadable_file() {
     let mut gate = Gate::new();
     gate.has_file = true;
-    insta::assert_snapshot!(gate.mistakes(), @"");
+    insta::assert_snapshot!(gate.mistakes(), @r#"cannot read the configuration file DIR/config.toml: No such file or directory (os error 2)"#);
     let gate = Gate::new().variable("EVENT_INDEXER_CONFIG", "DIR");
-    insta::assert_snapshot!(gate.mistakes(), @"");
+    insta::assert_snapshot!(gate.mistakes(), @r#"cannot read the configuration file DIR: Is a directory (os error 21)"#);
     let error = collect(Some(Path::new("none")), [], Vec::new()).unwrap_err();
-    insta::assert_snapshot!(error.hint(), @"");
+    insta::assert_snapshot!(error.hint(), @r#"name another file with --config or EVENT_INDEXER_CONFIG, or leave both out and make every setting by flag or variable"#);
 }
 
 #[test]
 fn no_toml() {
     let text = "storage = \"/x\"\n[forward.elasticsearch]\npassword = \"hunter2\nuser = \"a\"\n";
-    insta::assert_snapshot!(Gate::new().config(text).needs(EVERYTHING).mistakes(), @"");
+    insta::assert_snapshot!(Gate::new().config(text).needs(EVERYTHING).mistakes(), @r#"DIR/config.toml:3: no valid TOML: invalid basic string, expected `"`"#);
     let text = "storage = \"/x\"\nstorage = \"/y\"\n";
-    insta::assert_snapshot!(Gate::new().config(text).mistakes(), @"");
+    insta::assert_snapshot!(Gate::new().config(text).mistakes(), @r#"DIR/config.toml:2: no valid TOML: duplicate key"#);
 }
 
 #[test]
@@ -183,7 +188,21 @@ x = 1
 
 [empty]
 "#;
-    insta::assert_snapshot!(Gate::new().config(text).mistakes(), @"");
+    insta::assert_snapshot!(Gate::new().config(text).mistakes(), @r#"
+    DIR/config.toml:2: storge: unknown key; did you mean storage?
+    DIR/config.toml:3: teleport-addr: unknown key; did you mean teleport.addr?
+    DIR/config.toml:4: debug: this belongs to teleport-event-handler: set log-level = "debug"
+    DIR/config.toml:5: teleport_event: unknown key; `teleport-event-indexer start --help` lists all settings
+    DIR/config.toml:8: teleport.adr: unknown key; did you mean teleport.addr?
+    DIR/config.toml:10: teleport.client-key: goes with teleport.cert: give all three, or an identity
+    DIR/config.toml:11: teleport.key: this is the same setting as teleport.client-key (DIR/config.toml:10); keep one of them
+    DIR/config.toml:14: elasticsearch.hosts: unknown key; did you mean forward.elasticsearch.hosts?
+    DIR/config.toml:17: forward.elasticsearch: this is a table and has no value itself; write [forward.elasticsearch] and its settings below
+    DIR/config.toml:18: forward.kafka.topic: unknown key; `teleport-event-indexer start --help` lists all settings
+    DIR/config.toml:20: forward.fluentd: this belongs to teleport-event-handler: events go straight to Elasticsearch; put [forward.elasticsearch] in its place, with hosts or cloud-id, and user and password or api-key
+    DIR/config.toml:24: lock.enabled: takes a value, not a table
+    DIR/config.toml:27: empty: unknown key; `teleport-event-indexer start --help` lists all settings
+    "#);
 }
 
 #[test]
@@ -239,7 +258,47 @@ addr = ":8080"
 enabled = true
 for = "a while"
 "#;
-    insta::assert_snapshot!(Gate::new().config(text).needs(EVERYTHING).mistakes(), @"");
+    insta::assert_snapshot!(Gate::new().config(text).needs(EVERYTHING).mistakes(), @r#"
+    DIR/config.toml:2: storage = "~/state": must be a whole path: nobody replaces the ~ here
+    DIR/config.toml:3: timeout = 5: needs a unit: 5s, 5m or 5h
+    DIR/config.toml:4: batch = 20000: must be a whole number from 1 to 10000
+    DIR/config.toml:5: window-size = "0s": must be from 1s to 366d
+    DIR/config.toml:6: types = ["user.*"]: "user.*" is a pattern, and patterns are not supported yet: give the exact names of event types
+    DIR/config.toml:7: skip-event-types = "user.login session.start": "user.login session.start" is no event type; put commas between them
+    DIR/config.toml:8: start-time = 2026-01-31T08:00:00: must be RFC 3339 with a zone (2026-01-31T08:00:00Z) or a date (2026-01-31, midnight UTC)
+    DIR/config.toml:9: concurrency = "many": must be a whole number from 1 to 64
+    DIR/config.toml:10: grace-period = "30": needs a unit: 30s, 30m or 30h
+    DIR/config.toml:11: dead-letter-bytes = "4G": must be a size such as 64KiB, 4MiB, 10MB or a count of bytes
+    DIR/config.toml:12: log-level = "loud": must be off, error, warn, info, debug or trace, or such levels by target: info,teleport_event_indexer::teleport=debug
+    DIR/config.toml:13: log-format = 1.5: must be text or json
+    DIR/config.toml:14: namespace = " ": must not be empty
+    DIR/config.toml:15: sessions: session recordings are not exported by this version; set it to false
+    DIR/config.toml:18: teleport.addr = "https://teleport.example.com": must be host:port, without a scheme
+    DIR/config.toml:19: teleport.identity = ["/x"]: must be a text in quotes
+    DIR/config.toml:20: teleport.refresh.enabled = "yes": must be true or false
+    DIR/config.toml:21: teleport.refresh.interval = "1w": must be a duration such as 200ms, 5s, 1h30m or 365d
+    DIR/config.toml:24: forward.elasticsearch.hosts: "localhost:9200" must begin with http:// or https://
+    DIR/config.toml:24: forward.elasticsearch.hosts: host 2 holds a user or password; move them to user and password (or cloud-auth, or api-key)
+    DIR/config.toml:24: forward.elasticsearch.hosts: https://a/ is given twice
+    DIR/config.toml:25: forward.elasticsearch.ca-fingerprint: is not supported by this version; give the CA certificate itself as ca
+    DIR/config.toml:26: forward.elasticsearch.index = "Audit-%Y": must be in lower case (the date's %Y aside)
+    DIR/config.toml:27: forward.elasticsearch.gzip = 1: must be true or false
+    DIR/config.toml:28: forward.elasticsearch.batch-bytes = 1024: must be from 64KiB to 64MiB
+    DIR/config.toml:29: forward.elasticsearch.batch-documents = 0: must be a whole number from 1 to 100000
+    DIR/config.toml:30: forward.elasticsearch.batch-age = "1m": must be from 1ms to 10s
+    DIR/config.toml:31: forward.elasticsearch.in-flight = 99999999999999999999: must be a whole number from 1 to 64
+    DIR/config.toml:32: forward.elasticsearch.request-timeout = "-5s": must be a duration such as 200ms, 5s, 1h30m or 365d
+    DIR/config.toml:35: forward.elasticsearch.install.template = "a b": must not contain ' '
+    DIR/config.toml:36: forward.elasticsearch.install.policy = "audit-%Y": must not contain %
+    DIR/config.toml:37: forward.elasticsearch.install.retention = "1h": must be at least 1d, in whole seconds, or never
+    DIR/config.toml:38: forward.elasticsearch.install.shards = -1: must be a whole number from 1 to 1024
+    DIR/config.toml:39: forward.elasticsearch.install.replicas = 1000: must be a whole number from 0 to 100
+    DIR/config.toml:42: limits.teleport-requests-per-second = 0: must be a whole number from 1 to 4294967295
+    DIR/config.toml:43: limits.bytes-per-second = "1TiB": must be from 1B to 4294967295B
+    DIR/config.toml:46: listen.addr: status page, metrics and health are not supported by this version; remove it
+    DIR/config.toml:49: lock.enabled: locking users is not supported by this version; set it to false
+    DIR/config.toml:50: lock.for = "a while": must be a duration such as 200ms, 5s, 1h30m or 365d
+    "#);
 }
 
 #[test]
@@ -259,7 +318,16 @@ api-key = "id:hunter3"
 user = "elastic"
 client-cert = "/x"
 "#;
-    insta::assert_snapshot!(Gate::new().config(text).mistakes(), @"");
+    insta::assert_snapshot!(Gate::new().config(text).mistakes(), @r#"
+    DIR/config.toml:3: skip-event-types: names what types names too: session.start
+    DIR/config.toml:6: teleport.identity: excludes teleport.client-crt (DIR/config.toml:7); keep either the identity file or key, cert and ca
+    DIR/config.toml:10: forward.elasticsearch.cloud-id: excludes forward.elasticsearch.hosts (DIR/config.toml:9); keep one of them
+    DIR/config.toml:11: forward.elasticsearch.cloud-auth: excludes forward.elasticsearch.user (DIR/config.toml:13); keep one way to log in
+    DIR/config.toml:12: forward.elasticsearch.api-key: excludes forward.elasticsearch.user (DIR/config.toml:13); keep one way to log in
+    DIR/config.toml:12: forward.elasticsearch.api-key: excludes forward.elasticsearch.cloud-auth (DIR/config.toml:11); keep one way to log in
+    DIR/config.toml:13: forward.elasticsearch.user: goes with password, which is not set
+    DIR/config.toml:14: forward.elasticsearch.client-cert: goes with client-key, which is not set
+    "#);
 
     let gate = Gate::new()
         .variable("EVENT_INDEXER_TELEPORT_KEY", "/x")
@@ -267,7 +335,14 @@ client-cert = "/x"
         .flag("forward.elasticsearch.cloud-id", "a:!")
         .flag("forward.elasticsearch.hosts", "")
         .flag("forward.elasticsearch.client-key", "/x");
-    insta::assert_snapshot!(gate.mistakes(), @"");
+    insta::assert_snapshot!(gate.mistakes(), @r#"
+    EVENT_INDEXER_ELASTICSEARCH_PASSWORD: goes with user, which is not set
+    EVENT_INDEXER_TELEPORT_KEY: goes with teleport.cert and teleport.ca: give all three, or an identity
+    --elasticsearch-client-key: goes with client-cert, which is not set
+    --elasticsearch-cloud-id: excludes --elasticsearch-hosts; keep one of them
+    --elasticsearch-cloud-id: is no cloud id: what follows the label is not base64; copy it whole
+    --elasticsearch-hosts: must name at least one host
+    "#);
 }
 
 #[test]
@@ -280,7 +355,15 @@ fn variables_and_flags_of_a_wrong_form() {
         .flag("timeout", "5")
         .flag("types", "*")
         .flag("forward.elasticsearch.user", "elastic:hunter2");
-    insta::assert_snapshot!(gate.mistakes(), @"");
+    insta::assert_snapshot!(gate.mistakes(), @r#"
+    EVENT_INDEXER_BATCH="many": must be a whole number from 1 to 10000
+    EVENT_INDEXER_COLOUR: unknown variable; `teleport-event-indexer start --help` lists all
+    EVENT_INDEXER_ELASTICSEARCH_HOST: unknown variable; did you mean EVENT_INDEXER_ELASTICSEARCH_HOSTS?
+    --elasticsearch-user: must not contain a colon; user:password together is cloud-auth
+    --elasticsearch-user: goes with password, which is not set
+    --timeout="5": needs a unit: 5s, 5m or 5h
+    --types="*": "*" is a pattern, and patterns are not supported yet: give the exact names of event types
+    "#);
 }
 
 #[test]
@@ -294,7 +377,7 @@ fn variables_that_kubernetes_sets_are_none_of_ours() {
         .variable("EVENT_INDEXER_PORT_9000_TCP_ADDR", "10.0.0.1");
     gate.good();
     let gate = gate.variable("EVENT_INDEXER_PORT_X", "10.0.0.1");
-    insta::assert_snapshot!(gate.mistakes(), @"");
+    insta::assert_snapshot!(gate.mistakes(), @r#"EVENT_INDEXER_PORT_X: unknown variable; `teleport-event-indexer start --help` lists all"#);
 }
 
 #[test]
@@ -305,22 +388,26 @@ fn secrets_and_where_they_lie() {
             .file("open", "hunter2\n", 0o644)
             .file("empty", "\n", 0o600)
     };
-    insta::assert_snapshot!(secrets("user = 'a'\npassword = 'file:DIR/none'").mistakes(), @"");
-    insta::assert_snapshot!(secrets("user = 'a'\npassword = 'file:DIR/empty'").mistakes(), @"");
-    insta::assert_snapshot!(secrets("user = 'a'\npassword = 12345678").mistakes(), @"");
-    insta::assert_snapshot!(secrets("api-key = 'hunter2'\ncloud-auth = ''").mistakes(), @"");
-    insta::assert_snapshot!(secrets("cloud-auth = 'hunter2'").mistakes(), @"");
+    insta::assert_snapshot!(secrets("user = 'a'\npassword = 'file:DIR/none'").mistakes(), @r#"DIR/config.toml:3: forward.elasticsearch.password: no secret in the file DIR/none: it cannot be read: No such file or directory (os error 2)"#);
+    insta::assert_snapshot!(secrets("user = 'a'\npassword = 'file:DIR/empty'").mistakes(), @r#"DIR/config.toml:3: forward.elasticsearch.password: no secret in the file DIR/empty: its first line is empty"#);
+    insta::assert_snapshot!(secrets("user = 'a'\npassword = 12345678").mistakes(), @r#"DIR/config.toml:3: forward.elasticsearch.password: must be a text in quotes"#);
+    insta::assert_snapshot!(secrets("api-key = 'hunter2'\ncloud-auth = ''").mistakes(), @r#"
+    DIR/config.toml:2: forward.elasticsearch.api-key: excludes forward.elasticsearch.cloud-auth (DIR/config.toml:3); keep one way to log in
+    DIR/config.toml:2: forward.elasticsearch.api-key: is no API key: give id:api_key, or what Elasticsearch calls `encoded`, or an Elastic Cloud key (essu_…)
+    DIR/config.toml:3: forward.elasticsearch.cloud-auth: must not be empty
+    "#);
+    insta::assert_snapshot!(secrets("cloud-auth = 'hunter2'").mistakes(), @r#"DIR/config.toml:2: forward.elasticsearch.cloud-auth: must be user:password"#);
     let gate = secrets("user = 'a'").flag("forward.elasticsearch.password", "hunter2");
-    insta::assert_snapshot!(gate.mistakes(), @"");
+    insta::assert_snapshot!(gate.mistakes(), @r#"--elasticsearch-password: a secret on the command line is visible in the process list; use file:PATH or EVENT_INDEXER_ELASTICSEARCH_PASSWORD"#);
 
     let gate = secrets("user = 'a'\npassword = 'file:DIR/open'");
-    insta::assert_snapshot!(gate.warnings(), @"");
+    insta::assert_snapshot!(gate.warnings(), @r#"DIR/config.toml:3: forward.elasticsearch.password: other users can read DIR/open; chmod 600 DIR/open"#);
     let gate = Gate::new().config("").file(
         "config.toml",
         "[forward.elasticsearch]\nuser = 'a'\npassword = 'hunter2'",
         0o644,
     );
-    insta::assert_snapshot!(gate.warnings(), @"");
+    insta::assert_snapshot!(gate.warnings(), @r#"DIR/config.toml:3: forward.elasticsearch.password: other users can read this secret; chmod 600 DIR/config.toml, or use file:PATH"#);
     let auth = |text: &str| {
         let hosts = "hosts = ['https://es.example.com']";
         secrets(&format!("{hosts}\n{text}"))
@@ -366,7 +453,20 @@ api-key = "id:hunter2"
         .variable("FDFWD_DEBUG", "true")
         .variable("FDFWD_CONFIG", "x.toml")
         .variable("FDFWD_CURSOR", "x");
-    insta::assert_snapshot!(gate.warnings(), @"");
+    insta::assert_snapshot!(gate.warnings(), @r#"
+    FDFWD_CONFIG is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_CONFIG
+    FDFWD_CURSOR is set and not read, it belongs to teleport-event-handler: nothing here stands for it
+    FDFWD_DEBUG is set and not read, it belongs to teleport-event-handler: set EVENT_INDEXER_LOG_LEVEL=debug
+    FDFWD_DRY_RUN is set and not read, it belongs to teleport-event-handler: it is a flag of the command: start --dry-run
+    FDFWD_FLUENTD_URL is set and not read, it belongs to teleport-event-handler: events go straight to Elasticsearch, set EVENT_INDEXER_ELASTICSEARCH_HOSTS
+    FDFWD_LOCKING_ENABLED is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_LOCK_ENABLED
+    FDFWD_STORAGE is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_STORAGE
+    FDWRD_TELEPORT_CERT is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_TELEPORT_CERT
+    DIR/config.toml:3: skip-session-types = ["print"]: session recordings are not exported by this version
+    DIR/config.toml:2: batch = 20: so small a page makes searches slow; leave it out to read 10000 events at a time
+    DIR/config.toml:10: teleport.refresh.interval = "1m": has no effect unless refresh.enabled is true
+    http://es.example.com:9200/ is not encrypted: credentials and events cross the network in the clear; use https
+    "#);
 }
 
 #[test]
@@ -438,7 +538,103 @@ bytes-per-second = "10MB"
         effective: Effective::default(),
         ..config
     };
-    insta::assert_snapshot!(format!("{without_origins:#?}"), @"");
+    insta::assert_snapshot!(format!("{without_origins:#?}"), @r#"
+    Config {
+        storage: Some(
+            "/var/lib/x",
+        ),
+        poll_interval: 10s,
+        page_limit: 5000,
+        namespace: "other",
+        window_size: 43200s,
+        filter: EventFilter {
+            types: {
+                "user.login",
+            },
+            skip_types: {
+                "cert.create",
+                "session.start",
+            },
+        },
+        start_time: Some(
+            2026-01-31T07:00:00Z,
+        ),
+        concurrency: 8,
+        grace_period: 0ns,
+        dead_letter_bytes: 1048576,
+        log: LogConfig {
+            format: Json,
+            level: "info,h2=warn",
+        },
+        teleport: Some(
+            TeleportConfig {
+                addr: Address {
+                    host: "::1",
+                    port: 3025,
+                },
+                credentials: KeyPair {
+                    key: "/a.key",
+                    cert: "/a.crt",
+                    ca: "/a.cas",
+                },
+                refresh: Some(
+                    30s,
+                ),
+            },
+        ),
+        elasticsearch: Some(
+            ElasticsearchConfig {
+                hosts: [
+                    HostUrl("https://es.cloud.example/"),
+                ],
+                auth: Some(
+                    ApiKey(
+                        [secret],
+                    ),
+                ),
+                client_certificate: Some(
+                    ClientCertificate {
+                        certificate: "/es.crt",
+                        key: "/es.key",
+                    },
+                ),
+                ca: Some(
+                    "/es-ca.crt",
+                ),
+                index: "teleport-%Y.%m.%d",
+                gzip: Some(
+                    false,
+                ),
+                batch_bytes: 1048576,
+                batch_documents: 500,
+                batch_age: 1s,
+                in_flight: 2,
+                request_timeout: 30s,
+                install: InstallConfig {
+                    template: "teleport",
+                    policy: "teleport-policy",
+                    retention: None,
+                    shards: 2,
+                    replicas: 0,
+                },
+            },
+        ),
+        limits: Limits {
+            teleport_requests_per_second: Some(
+                10,
+            ),
+            events_per_second: Some(
+                5000,
+            ),
+            bytes_per_second: Some(
+                10000000,
+            ),
+        },
+        effective: Effective(
+            [],
+        ),
+    }
+    "#);
 }
 
 #[test]
@@ -468,7 +664,43 @@ fn what_is_shown_is_what_is_in_effect() {
         .flag("teleport.refresh.enabled", "true")
         .needs(EVERYTHING);
     let shown = gate.good().show();
-    insta::assert_snapshot!(gate.cleaned(&shown), @"");
+    insta::assert_snapshot!(gate.cleaned(&shown), @r#"
+    storage = "/var/lib/x"  # DIR/config.toml:2
+    dead-letter-bytes = "1GiB"  # default
+    grace-period = "30s"  # default
+    batch = 5000  # EVENT_INDEXER_BATCH
+    namespace = "default"  # default
+    window-size = "24h"  # default
+    types = ["user.login", "session.start"]  # --types
+    concurrency = 5  # default
+    timeout = "5s"  # default
+    log-level = "info"  # default
+    log-format = "text"  # default
+
+    [teleport]
+    addr = "teleport.example.com:443"  # DIR/config.toml:4
+    identity = "/etc/x/identity"  # DIR/config.toml:5
+    refresh.enabled = true  # --teleport-refresh-enabled
+    refresh.interval = "1m"  # default
+
+    [forward.elasticsearch]
+    hosts = ["https://es.example.com:9200"]  # DIR/config.toml:7
+    user = "elastic"  # --elasticsearch-user
+    password = "[secret]"  # file:DIR/password, EVENT_INDEXER_ELASTICSEARCH_PASSWORD
+    index = "audit-events-%Y.%m.%d"  # default
+    batch-bytes = "4MiB"  # default
+    batch-documents = 10000  # default
+    batch-age = "200ms"  # default
+    in-flight = 4  # default
+    request-timeout = "60s"  # default
+
+    [forward.elasticsearch.install]
+    template = "audit-events"  # default
+    policy = "audit-events"  # default
+    retention = "365d"  # default
+    shards = 1  # default
+    replicas = 1  # default
+    "#);
 
     // The text is a configuration itself, and the same one.
     let again = shown.replace("[secret]", "hunter2");

@@ -321,7 +321,7 @@ mod tests {
             Value::Integer(0),
             Value::Integer(11),
             Value::Integer(i64::MAX),
-            Value::Float("1.0".to_owned()),
+            Value::Number("1.0".to_owned()),
             written("1.0"),
             written("one"),
         ] {

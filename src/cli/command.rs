@@ -1,0 +1,126 @@
+//! The commands and their own arguments, checked as far as no setting is needed for that.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+
+use crate::config::{HostUrl, Needs};
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Put template and lifecycle policy into Elasticsearch.
+    Install {
+        /// Only show the requests.
+        dry_run: bool,
+        /// Replace what somebody has edited.
+        overwrite: bool,
+    },
+    /// Follow the audit log.
+    Start {
+        /// Stop once everything that is there is indexed.
+        exit_on_last_event: bool,
+        /// Read, but neither write documents nor move the checkpoint.
+        dry_run: bool,
+    },
+    /// Index a closed range of time.
+    Backfill(Backfill),
+    /// Say how far the audit log is indexed.
+    Status {
+        /// As JSON.
+        json: bool,
+    },
+    /// Prove configuration and both ends.
+    Check {
+        /// Print the configuration in effect.
+        show_config: bool,
+    },
+    /// Show it all on one machine.
+    Demo(Demo),
+    /// Print the version.
+    Version,
+}
+
+impl Command {
+    /// The parts of the configuration that it cannot do without.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Start { .. } | Self::Backfill(_) => Needs {
+                teleport: true,
+                elasticsearch: true,
+                storage: true,
+            },
+            Self::Check { .. } => Needs {
+                teleport: true,
+                elasticsearch: true,
+                storage: false,
+            },
+            Self::Install { .. } => Needs {
+                elasticsearch: true,
+                ..Needs::default()
+            },
+            Self::Status { .. } => Needs {
+                storage: true,
+                ..Needs::default()
+            },
+            Self::Demo(_) | Self::Version => Needs::default(),
+        }
+    }
+}
+
+/// A closed range of time: `from` is before `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backfill {
+    /// The first second, inclusive.
+    pub from: DateTime<Utc>,
+    /// The end, exclusive.
+    pub to: DateTime<Utc>,
+    /// Read a finished range once more.
+    pub again: bool,
+    /// Read, but neither write documents nor move the checkpoint.
+    pub dry_run: bool,
+}
+
+/// What the demonstration is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demo {
+    /// How many events to invent.
+    pub events: u64,
+    /// Over how many days, up to now.
+    pub days: u32,
+    /// What the stand-in Auth Service offers.
+    pub api: DemoApi,
+    /// How much of the demonstration runs.
+    pub part: DemoPart,
+}
+
+/// The event APIs of the stand-in Auth Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DemoApi {
+    /// Chunks per day.
+    Export,
+    /// Windows of time.
+    Search,
+    /// Either.
+    Both,
+}
+
+/// How much of the demonstration runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DemoPart {
+    /// From the stand-in Auth Service through the pipeline into Elasticsearch.
+    Whole {
+        /// A real one; the stand-in if `None`.
+        elasticsearch: Option<HostUrl>,
+        /// Go on until stopped instead of ending when all is indexed.
+        stay: bool,
+    },
+    /// The stand-in Auth Service alone, for an indexer that runs elsewhere.
+    AuthService {
+        /// Where it listens.
+        listen: SocketAddr,
+        /// Where it writes the identity file for its clients.
+        identity_dir: PathBuf,
+    },
+}
