@@ -7,8 +7,7 @@
 //!
 //! `ARCHITECTURE.md` tells why it is built this way.
 
-pub mod cli;
-pub mod config;
+pub mod elastic;
 pub mod event;
 pub mod output;
 pub mod secret;

@@ -1,0 +1,3 @@
+//! The Elasticsearch side.
+
+pub mod assets;
