@@ -96,13 +96,14 @@ impl Content {
     }
 
     /// Where an index that got `theirs` would not be what this template says. What they have
-    /// beyond ours does not count, and of a field only its type does: Elasticsearch leaves out
-    /// what is a default already.
+    /// beyond ours does not count, and of a field or a dynamic template only its type does:
+    /// Elasticsearch leaves out what is a default already.
     pub(super) fn missing_from(&self, theirs: &Self) -> Vec<Difference> {
         let mut differences = self.differences(theirs);
         differences.retain(|difference| {
             let path = &difference.path;
-            difference.ours.is_some() && (!path.contains(".properties.") || path.ends_with(".type"))
+            let of_a_field = path.contains(".properties.") || path.contains(".dynamic_templates.");
+            difference.ours.is_some() && (!of_a_field || path.ends_with(".type"))
         });
         differences
     }
