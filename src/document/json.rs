@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Marks;
-use super::text::{is_plain, write_number, write_string};
+use super::text::{ROOM, begins_plain, write_byte, write_number, write_string, write_text};
 use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
@@ -27,6 +27,9 @@ pub(super) const LEVELS_MAX: usize = 64;
 
 /// The key of the member that names an event's marks.
 pub(super) const MARKS_KEY: &[u8] = b"event_indexer.marks";
+
+const KEY_SHORT: usize = 32;
+const VALUE_SHORT: usize = 48;
 
 /// One member of an object: where its key and its value lie.
 #[derive(Clone, Copy)]
@@ -39,6 +42,10 @@ struct Member {
     /// wire, also where there is no value.
     value: Span,
 }
+
+/// The fields of a member.
+const KEY: u32 = tag(1, LENGTH);
+const VALUE: u32 = tag(2, LENGTH);
 
 enum Kind {
     Null,
@@ -87,9 +94,14 @@ impl Transcoder {
             .any(|member| self.key(body, member) == MARKS_KEY)
     }
 
-    /// Appends the event that was read, without a line end. `body` is the one given to `read`.
+    /// Appends the event that was read, without a line end. `body` is the one given to `read`. After
+    /// an error `out` holds anything behind what it held before.
     pub(super) fn write(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<Marks, Malformed> {
-        self.write_object(body, 0, 1, out)?;
+        // As wire and as text an event is about equally long.
+        let start = out.len();
+        out.resize(start + body.len() + body.len() / 8 + 2 * ROOM, 0);
+        let end = self.write_object(body, 0, 1, out, start)?;
+        out.truncate(end);
         Ok(self.marks)
     }
 
@@ -100,8 +112,6 @@ impl Transcoder {
     /// Puts an object's members on the stack and sorts them.
     fn collect(&mut self, body: &[u8], object: Span) -> Result<(), Malformed> {
         const FIELDS: u32 = tag(1, LENGTH);
-        const KEY: u32 = tag(1, LENGTH);
-        const VALUE: u32 = tag(2, LENGTH);
 
         let base = self.members.len();
         let mut fields = Reader::new(body, object);
@@ -111,19 +121,17 @@ impl Transcoder {
                 continue;
             }
             let entry = fields.length_delimited()?;
-            let mut key = Span::new(entry.end as usize, entry.end as usize);
-            let mut value = key;
-            let mut parts = Reader::new(body, entry);
-            while let Some(found) = parts.next_tag()? {
-                match found {
-                    KEY => key = parts.length_delimited()?,
-                    VALUE => value = parts.length_delimited()?,
-                    _ => parts.skip_unknown(found, 2)?,
-                }
-            }
+            let (mut key, value) = match usual_entry(body, entry) {
+                Some(parts) => parts,
+                None => any_entry(body, entry)?,
+            };
             let (start, end) = (key.start as usize, key.end as usize);
             let mut prefix = prefix(body, start, end);
-            if !is_plain(body, start, end) && std::str::from_utf8(key.bytes(body)).is_err() {
+            let is_plain = match body[start..].first_chunk::<KEY_SHORT>() {
+                Some(chunk) if end - start <= KEY_SHORT => begins_plain(chunk, end - start),
+                _ => false,
+            };
+            if !is_plain && std::str::from_utf8(key.bytes(body)).is_err() {
                 (key, prefix) = self.mend(body, key);
             }
             self.members.push(Member { prefix, key, value });
@@ -151,17 +159,19 @@ impl Transcoder {
         (Span::new(body.len() + start, body.len() + end), prefix)
     }
 
-    /// Writes the members from `base` on and takes them off the stack.
+    /// Writes the members from `base` on and takes them off the stack. Here and below, what is
+    /// written goes to `at` and the end of it is returned.
     fn write_object(
         &mut self,
         body: &[u8],
         base: usize,
         level: usize,
         out: &mut Vec<u8>,
-    ) -> Result<(), Malformed> {
-        out.push(b'{');
+        mut at: usize,
+    ) -> Result<usize, Malformed> {
+        at = write_byte(b'{', out, at);
         let end = self.members.len();
-        let mut first = true;
+        let mut is_first = true;
         for index in base..end {
             let member = self.members[index];
             if index + 1 < end {
@@ -170,54 +180,63 @@ impl Transcoder {
                     continue;
                 }
             }
-            if !first {
-                out.push(b',');
+            if !is_first {
+                at = write_byte(b',', out, at);
             }
-            first = false;
-            let (start, end) = (member.key.start as usize, member.key.end as usize);
-            if end <= body.len() {
-                write_string(body, start, end, out);
-            } else {
-                let (start, end) = (start - body.len(), end - body.len());
-                write_string(&self.mended_keys, start, end, out);
-            }
-            out.push(b':');
-            self.write_value(body, member.value, level, out)?;
+            is_first = false;
+            at = self.write_key(body, &member, out, at);
+            at = write_byte(b':', out, at);
+            at = self.write_value(body, member.value, level, out, at)?;
         }
         self.members.truncate(base);
-        out.push(b'}');
-        Ok(())
+        Ok(write_byte(b'}', out, at))
+    }
+
+    #[inline]
+    fn write_key(&self, body: &[u8], member: &Member, out: &mut Vec<u8>, at: usize) -> usize {
+        let (start, end) = (member.key.start as usize, member.key.end as usize);
+        // A key that was no UTF-8 has been seen and marked already.
+        let mut faulty = false;
+        if end <= body.len() {
+            return write_string::<KEY_SHORT>(body, start, end, &mut faulty, out, at);
+        }
+        let (start, end) = (start - body.len(), end - body.len());
+        write_string::<KEY_SHORT>(&self.mended_keys, start, end, &mut faulty, out, at)
     }
 
     /// Writes a value that lies in an object or list of this level.
+    #[inline]
     fn write_value(
         &mut self,
         body: &[u8],
         value: Span,
         level: usize,
         out: &mut Vec<u8>,
-    ) -> Result<(), Malformed> {
-        match kind(body, value)? {
-            Kind::Null => out.extend_from_slice(b"null"),
-            Kind::Bool(true) => out.extend_from_slice(b"true"),
-            Kind::Bool(false) => out.extend_from_slice(b"false"),
-            Kind::Number(number) => write_number(number, out),
+        at: usize,
+    ) -> Result<usize, Malformed> {
+        Ok(match kind(body, value)? {
+            Kind::Null => write_text(b"null", out, at),
+            Kind::Bool(true) => write_text(b"true", out, at),
+            Kind::Bool(false) => write_text(b"false", out, at),
+            Kind::Number(number) => write_number(number, out, at),
             Kind::String(text) => {
                 let (start, end) = (text.start as usize, text.end as usize);
-                self.marks.invalid_utf8 |= write_string(body, start, end, out);
+                let faulty = &mut self.marks.invalid_utf8;
+                write_string::<VALUE_SHORT>(body, start, end, faulty, out, at)
             }
             Kind::Object(_) | Kind::List(_) if level == LEVELS_MAX => {
                 self.marks.too_deep = true;
+                out.truncate(at);
                 write_wire(value.bytes(body), out);
+                out.len()
             }
             Kind::Object(object) => {
                 let base = self.members.len();
                 self.collect(body, object)?;
-                self.write_object(body, base, level + 1, out)?;
+                self.write_object(body, base, level + 1, out, at)?
             }
-            Kind::List(list) => self.write_list(body, list, level + 1, out)?,
-        }
-        Ok(())
+            Kind::List(list) => self.write_list(body, list, level + 1, out, at)?,
+        })
     }
 
     fn write_list(
@@ -226,26 +245,26 @@ impl Transcoder {
         list: Span,
         level: usize,
         out: &mut Vec<u8>,
-    ) -> Result<(), Malformed> {
+        mut at: usize,
+    ) -> Result<usize, Malformed> {
         const VALUES: u32 = tag(1, LENGTH);
 
-        out.push(b'[');
-        let mut first = true;
+        at = write_byte(b'[', out, at);
+        let mut is_first = true;
         let mut values = Reader::new(body, list);
         while let Some(found) = values.next_tag()? {
             if found != VALUES {
                 values.skip_unknown(found, 1)?;
                 continue;
             }
-            if !first {
-                out.push(b',');
+            if !is_first {
+                at = write_byte(b',', out, at);
             }
-            first = false;
+            is_first = false;
             let value = values.length_delimited()?;
-            self.write_value(body, value, level, out)?;
+            at = self.write_value(body, value, level, out, at)?;
         }
-        out.push(b']');
-        Ok(())
+        Ok(write_byte(b']', out, at))
     }
 }
 
@@ -256,6 +275,41 @@ fn key<'a>(body: &'a [u8], mended_keys: &'a [u8], member: &Member) -> &'a [u8] {
     } else {
         &mended_keys[start - body.len()..end - body.len()]
     }
+}
+
+/// Key and value of a member that is written as every encoder writes it, each part shorter than
+/// 128 bytes: tag, length, key, tag, length, value. Nearly all are, and this way the reader has
+/// one branch for all that [`any_entry`] asks step by step.
+#[inline]
+fn usual_entry(body: &[u8], entry: Span) -> Option<(Span, Span)> {
+    let (start, end) = (entry.start as usize, entry.end as usize);
+    let &[key_tag, key_bytes] = body.get(start..end)?.first_chunk()?;
+    let key_end = start + 2 + usize::from(key_bytes);
+    let &[value_tag, value_bytes] = body.get(key_end..end)?.first_chunk()?;
+    let value_end = key_end + 2 + usize::from(value_bytes);
+    let is_usual = u32::from(key_tag) == KEY
+        && u32::from(value_tag) == VALUE
+        && (key_bytes | value_bytes) < 0x80
+        && value_end == end;
+    is_usual.then(|| {
+        let key = Span::new(start + 2, key_end);
+        (key, Span::new(key_end + 2, end))
+    })
+}
+
+/// Key and value of a member, however it is written.
+fn any_entry(body: &[u8], entry: Span) -> Result<(Span, Span), Malformed> {
+    let end = Span::new(entry.end as usize, entry.end as usize);
+    let (mut key, mut value) = (end, end);
+    let mut parts = Reader::new(body, entry);
+    while let Some(found) = parts.next_tag()? {
+        match found {
+            KEY => key = parts.length_delimited()?,
+            VALUE => value = parts.length_delimited()?,
+            _ => parts.skip_unknown(found, 2)?,
+        }
+    }
+    Ok((key, value))
 }
 
 /// The first eight bytes of the key at `start..end`, big-endian, zeros behind its end.
@@ -284,6 +338,15 @@ fn kind(body: &[u8], value: Span) -> Result<Kind, Malformed> {
     const OBJECT: u32 = tag(5, LENGTH);
     const LIST: u32 = tag(6, LENGTH);
 
+    // A string alone, shorter than 128 bytes: more than half of all values.
+    if let [tag, n_bytes, text @ ..] = value.bytes(body)
+        && u32::from(*tag) == STRING
+        && usize::from(*n_bytes) == text.len()
+        && *n_bytes < 0x80
+    {
+        let (start, end) = (value.start as usize, value.end as usize);
+        return Ok(Kind::String(Span::new(start + 2, end)));
+    }
     let mut kind = Kind::Null;
     let mut fields = Reader::new(body, value);
     while let Some(found) = fields.next_tag()? {

@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A length and as many bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn length_delimited(&mut self) -> Result<Span> {
         let length = self.varint()?;
         let start = self.position;
