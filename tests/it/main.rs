@@ -1,3 +1,2 @@
 mod bindings;
-mod servers;
-mod support;
+mod document;
