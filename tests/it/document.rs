@@ -1,5 +1,9 @@
 //! Documents against a plain reference, against bytes that are no event, and for every event under
 //! `tests/fixtures`.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy takes only what is marked as a test for one, not what tests call"
+)]
 
 use std::fs;
 use std::path::Path;
