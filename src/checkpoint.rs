@@ -145,6 +145,18 @@ impl Checkpoint {
         }
     }
 
+    /// A state that is forgotten with the value: for a dry run, which must leave nothing behind.
+    ///
+    /// # Errors
+    /// If SQLite does not work at all.
+    pub fn open_in_memory() -> Result<Self, CheckpointError> {
+        let path = PathBuf::from(":memory:");
+        let failed = |error| classify(&path, "open it", error);
+        let mut connection = Connection::open_in_memory().map_err(failed)?;
+        schema::migrate(&mut connection, schema::MIGRATIONS).map_err(failed)?;
+        Ok(Self::new(path, connection))
+    }
+
     fn new(path: PathBuf, connection: Connection) -> Self {
         connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         Self {

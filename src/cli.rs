@@ -48,7 +48,7 @@ impl Exit {
     /// If stdout cannot be written to; a closed pipe counts as written.
     pub fn print(&self) -> io::Result<u8> {
         match self {
-            Self::Text(text) => output::data(text).map(|()| 0),
+            Self::Text(text) => output::data(text).map(|_| 0),
             Self::Usage(text) => {
                 output::note(text);
                 Ok(2)

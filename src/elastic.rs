@@ -1,3 +1,5 @@
-//! The Elasticsearch side.
+//! The Elasticsearch side: reaches the cluster, sends bulk requests, installs what they need.
 
 pub mod assets;
+pub mod bulk;
+pub mod client;

@@ -7,8 +7,25 @@
 //!
 //! `ARCHITECTURE.md` tells why it is built this way.
 
-pub mod elastic;
+pub mod cli;
+
+pub mod config;
+
+pub mod commands;
+
+pub mod teleport;
+
 pub mod event;
+
+pub mod document;
+
+pub mod pipeline;
+
+pub mod elastic;
+
+pub mod checkpoint;
+
 pub mod output;
 pub mod secret;
-pub mod teleport;
+pub mod shutdown;
+pub mod telemetry;

@@ -90,12 +90,12 @@ pub struct Committed {
 impl Checkpoint {
     /// Writes down what has settled, in one transaction: the steps in their order, the counts and
     /// the position that follows. The only way in which a position moves forward, besides
-    /// [`Checkpoint::add_listing`]. Steps that were committed before change nothing.
+    /// [`Checkpoint::add_listing`]. Steps that were committed before change nothing, and so do those
+    /// of an event API that the run no longer reads by: its plan is gone, only the counts count.
     ///
     /// # Errors
-    /// If there is no such run, if a step is not of the event API that [`Checkpoint::set_mode`] set,
-    /// if a window's `reached_ms` lies outside of it, or if the state file cannot be changed.
-    /// Nothing was committed then.
+    /// If there is no such run, if a window's `reached_ms` lies outside of it, or if the state file
+    /// cannot be changed. Nothing was committed then.
     pub fn commit(
         &self,
         run: RunId,
@@ -104,8 +104,7 @@ impl Checkpoint {
     ) -> Result<Committed, CheckpointError> {
         self.write("commit what has settled", |transaction| {
             let standing = Standing::load(transaction, run)?;
-            for step in steps {
-                standing.expect_mode(step.mode())?;
+            for step in steps.iter().filter(|step| standing.reads_by(step.mode())) {
                 take(transaction, run, step)?;
             }
             transaction
@@ -235,8 +234,13 @@ impl Standing {
             .ok_or_else(|| run::unknown(run, "moved forward"))
     }
 
+    /// Whether the run reads by this event API now.
+    fn reads_by(&self, mode: SourceMode) -> bool {
+        self.mode == Some(mode)
+    }
+
     pub(super) fn expect_mode(&self, step: SourceMode) -> Result<(), Failure<CheckpointError>> {
-        if self.mode == Some(step) {
+        if self.reads_by(step) {
             return Ok(());
         }
         Err(Failure::Refused(CheckpointError::WrongMode {

@@ -46,6 +46,13 @@ impl Command {
     /// The parts of the configuration that it cannot do without.
     pub fn needs(&self) -> Needs {
         match self {
+            // A dry run touches nothing but Teleport and stdout.
+            Self::Start { dry_run: true, .. } | Self::Backfill(Backfill { dry_run: true, .. }) => {
+                Needs {
+                    teleport: true,
+                    ..Needs::default()
+                }
+            }
             Self::Start { .. } | Self::Backfill(_) => Needs {
                 teleport: true,
                 elasticsearch: true,

@@ -10,6 +10,7 @@ use super::keys;
 use super::resolver::Resolver;
 use super::sources::Value;
 use super::values::{self, Problem};
+use crate::document::IndexPattern;
 use crate::secret::Secret;
 
 /// How to reach Elasticsearch, and how to write to it.
@@ -24,7 +25,7 @@ pub struct ElasticsearchConfig {
     /// CA certificates to trust instead of the system's.
     pub ca: Option<PathBuf>,
     /// Name of the indices, with `%Y`, `%m` and `%d` for the event's date in UTC.
-    pub index: String,
+    pub index: IndexPattern,
     /// Whether requests are compressed; `None` leaves it to the host: not on this machine.
     pub gzip: Option<bool>,
     /// Most bytes of a bulk request, uncompressed.

@@ -281,7 +281,7 @@ for = "a while"
     DIR/config.toml:24: forward.elasticsearch.hosts: host 2 holds a user or password; move them to user and password (or cloud-auth, or api-key)
     DIR/config.toml:24: forward.elasticsearch.hosts: https://a/ is given twice
     DIR/config.toml:25: forward.elasticsearch.ca-fingerprint: is not supported by this version; give the CA certificate itself as ca
-    DIR/config.toml:26: forward.elasticsearch.index = "Audit-%Y": must be in lower case (the date's %Y aside)
+    DIR/config.toml:26: forward.elasticsearch.index = "Audit-%Y": 'A' cannot be part of an index name, which must be in lower case
     DIR/config.toml:27: forward.elasticsearch.gzip = 1: must be true or false
     DIR/config.toml:28: forward.elasticsearch.batch-bytes = 1024: must be from 64KiB to 64MiB
     DIR/config.toml:29: forward.elasticsearch.batch-documents = 0: must be a whole number from 1 to 100000

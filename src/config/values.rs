@@ -9,6 +9,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, Utc};
 
 use super::quantity::{bytes_text, duration_text, parse_bytes, parse_duration};
 use super::sources::Value;
+use crate::document::IndexPattern;
 
 /// The problem, without place and value.
 pub(super) type Problem = String;
@@ -190,18 +191,9 @@ pub(super) fn log_level(value: &Value) -> Result<String, Problem> {
     Ok(text)
 }
 
-/// The name of an index, where `%Y`, `%m` and `%d` may stand for the date.
-pub(super) fn index_pattern(value: &Value) -> Result<String, Problem> {
-    let text = text(value)?;
-    let plain = text
-        .replace("%Y", "2026")
-        .replace("%m", "01")
-        .replace("%d", "31");
-    if plain.contains('%') {
-        return Err("has a % that is none of %Y, %m and %d".to_owned());
-    }
-    check_name(&plain)?;
-    Ok(text)
+/// The name of an index, in which parts of the date may stand.
+pub(super) fn index_pattern(value: &Value) -> Result<IndexPattern, Problem> {
+    IndexPattern::parse(&text(value)?).map_err(|wrong| wrong.to_string())
 }
 
 /// A name for an index template or a lifecycle policy.
@@ -302,7 +294,7 @@ mod tests {
     #[test]
     fn index_names() {
         for text in ["audit-events-%Y.%m.%d", "audit", "teleport-%Y%m"] {
-            assert_eq!(index_pattern(&written(text)).as_deref(), Ok(text));
+            assert_eq!(index_pattern(&written(text)).unwrap().as_str(), text);
         }
         for text in [
             "Audit-%Y", "audit-%H", "audit %Y", "_audit", "audit/%Y", "audit-%", "audit:x",

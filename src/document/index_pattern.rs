@@ -16,7 +16,7 @@ pub const USABLE_MILLIS: Range<i64> = 31_536_000_000..7_258_118_400_000;
 ///
 /// Known are `%Y` `%m` `%d` `%j` (day of the year) `%G` `%V` (ISO year and week) and `%%`, as in
 /// `strftime`, all in UTC and all of fixed width.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct IndexPattern {
     text: String,
     pieces: Vec<Piece>,
@@ -77,6 +77,18 @@ pub enum IndexPatternError {
     /// Longer than Elasticsearch takes.
     #[error("the index name has {0} bytes, more than 255")]
     TooLong(usize),
+}
+
+impl fmt::Debug for IndexPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+impl Default for IndexPattern {
+    fn default() -> Self {
+        Self::parse("audit-events-%Y.%m.%d").expect("the usual pattern is legal")
+    }
 }
 
 impl IndexPattern {

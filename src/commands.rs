@@ -1,0 +1,131 @@
+//! The commands; the only place that knows all parts.
+
+use crate::cli::{Command, Invocation};
+use crate::config::{Config, sources};
+use crate::output::{self, Chain};
+use crate::shutdown::Shutdown;
+use crate::telemetry;
+
+mod backfill;
+mod check;
+mod demo;
+mod dry_run;
+mod install;
+mod start;
+mod status;
+mod transfer;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or healthy.
+    Done = 0,
+    /// Failed, or unhealthy.
+    Failed = 1,
+    /// Wrong use or configuration.
+    Usage = 2,
+}
+
+/// Why a command ended without doing what it should.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What the user gave is wrong; nothing was done.
+    Usage(String),
+    /// Something failed.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Reads the configuration and does what was asked for. Prints what there is to say.
+pub fn run(invocation: Invocation) -> Exit {
+    let Invocation {
+        command,
+        config,
+        settings,
+    } = invocation;
+    let raw = match sources::collect(config.as_deref(), std::env::vars_os(), settings) {
+        Ok(raw) => raw,
+        Err(unreadable) => {
+            output::note(format_args!("error: {}", Chain(&unreadable)));
+            output::note(format_args!("hint: {}", unreadable.hint()));
+            return Exit::Usage;
+        }
+    };
+    let (config, warnings) = match Config::resolve(raw, command.needs()) {
+        Ok(resolved) => resolved,
+        Err(mistakes) => {
+            for mistake in mistakes.list() {
+                output::note(format_args!("error: {}", mistake.text));
+            }
+            return Exit::Usage;
+        }
+    };
+    for warning in warnings {
+        output::note(format_args!("warning: {warning}"));
+    }
+    telemetry::start_log(&config.log);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(failed) => {
+            output::note(format_args!(
+                "error: the system gives us no threads: {failed}"
+            ));
+            return Exit::Failed;
+        }
+    };
+    let exit = runtime.block_on(async {
+        let shutdown = match Shutdown::on_signals() {
+            Ok(shutdown) => shutdown,
+            Err(failed) => return Err(Failure::from(failed)),
+        };
+        let now = shutdown.now.clone();
+        tokio::select! {
+            biased;
+            // The second signal: whatever is under way is dropped. The state file stands it.
+            () = now.cancelled() => Ok(Exit::Failed),
+            done = dispatch(command, config, shutdown) => done,
+        }
+    });
+    // Work on blocking threads, if any is left, must not hold up the end.
+    runtime.shutdown_background();
+    match exit {
+        Ok(exit) => exit,
+        Err(Failure::Usage(wrong)) => {
+            output::note(format_args!("error: {wrong}"));
+            Exit::Usage
+        }
+        Err(Failure::Failed(failed)) => {
+            output::note(format_args!("error: {}", Chain(failed.as_ref())));
+            Exit::Failed
+        }
+    }
+}
+
+async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Result<Exit, Failure> {
+    match command {
+        Command::Install { dry_run, overwrite } => {
+            install::install(&config, dry_run, overwrite, &shutdown).await
+        }
+        Command::Start {
+            exit_on_last_event,
+            dry_run,
+        } => start::start(config, exit_on_last_event, dry_run, &shutdown).await,
+        Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
+        Command::Status { json } => status::status(&config, json),
+        Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
+        Command::Demo(demo) => demo::demo(config, demo, &shutdown).await,
+        Command::Version => {
+            output::data(format_args!(
+                "teleport-event-indexer {}",
+                env!("CARGO_PKG_VERSION")
+            ))?;
+            Ok(Exit::Done)
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `backfill`: the same pipeline over a closed range, once, with a checkpoint of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use crate::checkpoint::{Checkpoint, Role, RoleLock, Run};
+use crate::cli;
+use crate::commands::transfer::{
+    Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
+};
+use crate::commands::{Exit, Failure};
+use crate::config::{Config, EventFilter};
+use crate::output::{self, Progress};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Stats;
+
+pub(super) async fn backfill(
+    config: Config,
+    range: cli::Backfill,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    let stop = &shutdown.stop;
+    let now = Utc::now();
+    let (from_ms, mut to_ms) = (range.from.timestamp() * 1000, range.to.timestamp() * 1000);
+    if range.from >= now {
+        return Err(Failure::Usage(format!(
+            "--from {} lies in the future",
+            range.from.to_rfc3339()
+        )));
+    }
+    if range.to > now {
+        to_ms = now.timestamp() * 1000;
+        warn!(
+            "--to lies in the future, reading up to now; to go on after a stop, give `--to {}`",
+            DateTime::from_timestamp_millis(to_ms)
+                .unwrap_or_default()
+                .to_rfc3339()
+        );
+    }
+    let storage = (!range.dry_run).then(|| config.storage.clone().expect("the command needs it"));
+    let checkpoint = match &storage {
+        Some(storage) => Checkpoint::open(storage)?,
+        None => Checkpoint::open_in_memory()?,
+    };
+    let Some((client, _)) = reach_teleport(&config, Patience::None, stop).await? else {
+        return Ok(Exit::Failed);
+    };
+    let filters = identity_of(&config.filter);
+    let role = Role::backfill(client.cluster(), from_ms, to_ms, &filters);
+    let _lock = storage
+        .map(|storage| RoleLock::acquire(&storage, &role))
+        .transpose()?;
+    let mut run = checkpoint.backfill_run(client.cluster(), from_ms, to_ms, &filters)?;
+    if range.again {
+        checkpoint.restart_run(run.id)?;
+        run = checkpoint.run(run.id)?;
+    }
+    if run.finished {
+        output::note(format_args!(
+            "this range is done: {} documents; `--again` reads it once more",
+            run.counts.created + run.counts.already_there
+        ));
+        return Ok(Exit::Done);
+    }
+    let mut reading = reading(&config, from_ms);
+    reading.to_ms = Some(to_ms);
+    let stats = Arc::new(Stats::default());
+    let checkpoint = Arc::new(checkpoint);
+    let elasticsearch = config.elasticsearch.clone();
+    let (id, before) = (run.id, run.counts);
+    let bar = show_progress(stats.clone(), run.clone(), to_ms);
+    let transfer = Transfer {
+        config,
+        client,
+        checkpoint: checkpoint.clone(),
+        run,
+        reading,
+        stats,
+    };
+    let stats = transfer.stats.clone();
+    let summary = if range.dry_run {
+        transfer.onto_stdout(stop.clone()).await?
+    } else {
+        let elasticsearch = elasticsearch.expect("the command needs it");
+        let reached = reach_elasticsearch(&elasticsearch, Patience::None, stop).await?;
+        let Some((client, _)) = reached else {
+            return Ok(Exit::Failed);
+        };
+        demand_template(&client, &elasticsearch).await?;
+        beside(transfer.into_elasticsearch(client, stop.clone()), bar).await?
+    };
+    if !summary.complete {
+        output::note(format_args!(
+            "stopped before the end, {} documents had not settled; \
+             the same command goes on from there",
+            summary.abandoned
+        ));
+        return Ok(Exit::Failed);
+    }
+    checkpoint.finish_run(id)?;
+    let (gaps, dead_letters) = (Stats::get(&stats.gaps), Stats::get(&stats.dead_letters));
+    let dead_letters = before.dead_letters + dead_letters;
+    output::note(format_args!(
+        "done: {} documents created, {} were there already, {dead_letters} dead letters, \
+         {gaps} gaps",
+        before.created + Stats::get(&stats.created),
+        before.already_there + Stats::get(&stats.already_there),
+    ));
+    Ok(if gaps + dead_letters > 0 {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
+}
+
+/// The filters as part of a backfill's identity.
+fn identity_of(filter: &EventFilter) -> String {
+    let list = |types: &std::collections::BTreeSet<String>| {
+        types
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    match (filter.types.is_empty(), filter.skip_types.is_empty()) {
+        (true, true) => String::new(),
+        _ => format!(
+            "types={};skip={}",
+            list(&filter.types),
+            list(&filter.skip_types)
+        ),
+    }
+}
+
+/// Shows how far the run has come, until it is dropped.
+async fn show_progress(stats: Arc<Stats>, run: Run, to_ms: i64) {
+    let mut progress = Progress::new();
+    let began = Instant::now();
+    loop {
+        let position_ms = stats.position_ms.load(std::sync::atomic::Ordering::Relaxed);
+        let position_ms = position_ms.max(run.position_ms);
+        let span = (to_ms - run.from_ms).max(1);
+        let thousandths = (position_ms - run.from_ms).max(0).saturating_mul(1000) / span;
+        let settled = stats.settled();
+        let rate = settled / began.elapsed().as_secs().max(1);
+        let day = DateTime::from_timestamp_millis(position_ms).unwrap_or_default();
+        progress.show(
+            u64::try_from(thousandths).unwrap_or(0),
+            format_args!(
+                "{settled} documents, {rate}/s, complete up to {}",
+                day.format("%F %T")
+            ),
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,153 @@
+//! `install`: puts the lifecycle policy and the index template into Elasticsearch.
+
+use std::num::NonZeroU32;
+
+use anyhow::Context;
+use bytes::Bytes;
+use chrono::Utc;
+
+use crate::commands::transfer::{Patience, reach_elasticsearch};
+use crate::commands::{Exit, Failure};
+use crate::config::{Config, ElasticsearchConfig};
+use crate::elastic::assets::{self, Answer, Method, Plan, Request, Server, Settings, Verdict};
+use crate::elastic::client::{Body, Client, ClientError, Method as HttpMethod, OLDEST};
+use crate::output;
+use crate::shutdown::Shutdown;
+
+pub(super) async fn install(
+    config: &Config,
+    dry_run: bool,
+    overwrite: bool,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    let config = config.elasticsearch.as_ref().expect("the command needs it");
+    let reached = reach_elasticsearch(config, Patience::None, &shutdown.stop).await?;
+    let Some((client, server)) = reached else {
+        return Ok(Exit::Failed);
+    };
+    let send = async |request: Request| send(&client, request).await;
+    let settings = settings(config);
+    let plan = plan(&client, server, &settings).await?;
+    for step in &plan.steps {
+        for difference in &step.differences {
+            output::note(format_args!("{step}: {difference}"));
+        }
+    }
+    for note in &plan.notes {
+        output::note(format_args!("note: {note}"));
+    }
+    if dry_run {
+        let requests = plan.steps.iter().filter_map(|step| step.request(overwrite));
+        for request in requests {
+            output::data(request)?;
+        }
+        return Ok(Exit::Done);
+    }
+    let mut lines = Vec::new();
+    let applied = plan
+        .apply(send, overwrite, |step, outcome| {
+            lines.push(format!("{step}: {outcome}"))
+        })
+        .await;
+    for line in lines {
+        output::data(line)?;
+    }
+    applied.context("the installation is not complete; it may be repeated")?;
+    verify(&client, &plan, config).await
+}
+
+/// What is to be installed, by the configuration.
+pub(super) fn settings(config: &ElasticsearchConfig) -> Settings {
+    let days = config
+        .install
+        .retention
+        .map(|age| age.as_secs() / (24 * 3600));
+    Settings {
+        template: config.install.template.clone(),
+        policy: config.install.policy.clone(),
+        index_wildcard: config.index.wildcard(),
+        daily: config.index.is_daily_dotted(),
+        retention_days: days.and_then(|days| NonZeroU32::new(u32::try_from(days).ok()?)),
+        shards: NonZeroU32::new(config.install.shards).unwrap_or(NonZeroU32::MIN),
+        replicas: Some(config.install.replicas),
+    }
+}
+
+/// Compares what should be there with what is.
+pub(super) async fn plan(
+    client: &Client,
+    server: crate::elastic::client::Server,
+    settings: &Settings,
+) -> Result<Plan, Failure> {
+    // Without the right to ask for the version, what the oldest server takes serves all.
+    let server = Server {
+        version: server.version.unwrap_or(OLDEST),
+        serverless: server.serverless,
+    };
+    Ok(assets::plan(
+        async |request| send(client, request).await,
+        server,
+        settings,
+    )
+    .await?)
+}
+
+/// Sends one request of the installation.
+pub(super) async fn send(client: &Client, request: Request) -> Result<Answer, ClientError> {
+    let method = match request.method {
+        Method::Get => HttpMethod::Get,
+        Method::Put => HttpMethod::Put,
+        Method::Post => HttpMethod::Post,
+    };
+    let body = match request.body {
+        Some(body) => Body::Json(Bytes::from(body.to_string())),
+        None => Body::Empty,
+    };
+    let answer = client.request(method, &request.path, body).await?;
+    let body = serde_json::from_slice(&answer.body).unwrap_or_default();
+    Ok(Answer {
+        status: answer.status,
+        body,
+    })
+}
+
+/// Asks the server what the next index would get.
+async fn verify(
+    client: &Client,
+    plan: &Plan,
+    config: &ElasticsearchConfig,
+) -> Result<Exit, Failure> {
+    let index_name = config
+        .index
+        .name_for(Utc::now().timestamp_millis())
+        .context("this machine's clock is out of all bounds")?;
+    let verdict = plan
+        .verify(async |request| send(client, request).await, &index_name)
+        .await?;
+    match verdict {
+        Verdict::AsInstalled => {
+            output::note(format_args!(
+                "verified: a new index {index_name} gets this template"
+            ));
+            Ok(Exit::Done)
+        }
+        Verdict::NotAllowed(reason) => {
+            output::note(format_args!(
+                "not verified: this user may not simulate an index: {reason}"
+            ));
+            Ok(Exit::Done)
+        }
+        Verdict::Shadowed => Err(Failure::Failed(anyhow::anyhow!(
+            "another index template with a higher priority applies to {index_name}: \
+             lower its priority or change its pattern"
+        ))),
+        Verdict::Differs(differences) => {
+            for difference in differences {
+                output::note(format_args!("{difference}"));
+            }
+            Err(Failure::Failed(anyhow::anyhow!(
+                "a new index {index_name} would not get what the template says"
+            )))
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `start`: follows the audit log for ever.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tracing::{info, warn};
+
+use crate::checkpoint::{Checkpoint, Role, RoleLock};
+use crate::commands::transfer::{
+    Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
+};
+use crate::commands::{Exit, Failure};
+use crate::config::Config;
+use crate::pipeline::Summary;
+use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Stats};
+
+pub(super) async fn start(
+    config: Config,
+    exit_on_last_event: bool,
+    dry_run: bool,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    let stop = &shutdown.stop;
+    // The lock is held until the end; whoever comes second learns who holds it.
+    let (checkpoint, _lock) = if dry_run {
+        (Checkpoint::open_in_memory()?, None)
+    } else {
+        let storage = config.storage.clone().expect("the command needs it");
+        let checkpoint = Checkpoint::open(&storage)?;
+        (
+            checkpoint,
+            Some(RoleLock::acquire(&storage, &Role::Daemon)?),
+        )
+    };
+    let Some((client, _)) = reach_teleport(&config, Patience::Endless, stop).await? else {
+        return Ok(Exit::Done);
+    };
+    let start = config.start_time.unwrap_or_else(Utc::now);
+    let (run, is_first) = checkpoint.daemon_run(client.cluster(), || start.timestamp() * 1000)?;
+    say_where_it_starts(&config, run.from_ms, is_first)?;
+    let mut reading = reading(&config, run.from_ms);
+    reading.exit_on_last_event = exit_on_last_event;
+    let stats = Arc::new(Stats::default());
+    let elasticsearch = config.elasticsearch.clone();
+    let transfer = Transfer {
+        config,
+        client,
+        checkpoint: Arc::new(checkpoint),
+        run,
+        reading,
+        stats: stats.clone(),
+    };
+    let summary = if dry_run {
+        transfer.onto_stdout(stop.clone()).await?
+    } else {
+        let elasticsearch = elasticsearch.expect("the command needs it");
+        let reached = reach_elasticsearch(&elasticsearch, Patience::Endless, stop).await?;
+        let Some((client, _)) = reached else {
+            return Ok(Exit::Done);
+        };
+        demand_template(&client, &elasticsearch).await?;
+        let work = transfer.into_elasticsearch(client, stop.clone());
+        beside(work, telemetry::report_each_minute(&stats)).await?
+    };
+    info!(
+        events = Stats::get(&stats.events),
+        created = Stats::get(&stats.created),
+        already_there = Stats::get(&stats.already_there),
+        dead_letters = Stats::get(&stats.dead_letters),
+        "ended"
+    );
+    Ok(end(summary))
+}
+
+/// A run that was stopped has done its duty if everything in flight has settled.
+fn end(summary: Summary) -> Exit {
+    if summary.abandoned > 0 {
+        Exit::Failed
+    } else {
+        Exit::Done
+    }
+}
+
+/// The start time is fixed by the first start, and a gap that nobody sees must not come of it.
+fn say_where_it_starts(config: &Config, from_ms: i64, is_first: bool) -> Result<(), Failure> {
+    let from = DateTime::from_timestamp_millis(from_ms)
+        .unwrap_or_default()
+        .to_rfc3339();
+    match config.start_time {
+        None if is_first => warn!(
+            start_time = from,
+            "first start, and no start-time is set: events before this moment are not read; \
+             `backfill` reads them"
+        ),
+        Some(_) if is_first => info!(start_time = from, "first start"),
+        Some(asked) if asked.timestamp() * 1000 != from_ms => {
+            return Err(Failure::Usage(format!(
+                "start-time is {} but this state has started from {from}; \
+                 put that into the configuration, and read other times with \
+                 `teleport-event-indexer backfill --from … --to …`",
+                asked.to_rfc3339()
+            )));
+        }
+        _ => info!(start_time = from, "going on where the last run ended"),
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `status`: how far the audit log is indexed, from the state file.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use crate::checkpoint::{Checkpoint, Holder, Role, RoleLock, RunKind, RunSummary, Summary};
+use crate::commands::{Exit, Failure};
+use crate::config::Config;
+use crate::output;
+
+pub(super) fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
+    let storage = config.storage.as_ref().expect("the command needs it");
+    let Some(checkpoint) = Checkpoint::open_existing_read_only(storage)? else {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "there is no state in {}: nothing has been started with this storage",
+            storage.display()
+        )));
+    };
+    let summary = checkpoint.summary()?;
+    let daemon = RoleLock::holder(storage, &Role::Daemon)?;
+    let now_ms = Utc::now().timestamp_millis();
+    let text = if as_json {
+        serde_json::to_string_pretty(&as_value(&summary, daemon.as_ref(), now_ms))?
+    } else {
+        as_text(&summary, daemon.as_ref(), now_ms)
+    };
+    output::data(text)?;
+    Ok(Exit::Done)
+}
+
+fn time(ms: i64) -> String {
+    DateTime::from_timestamp_millis(ms).map_or_else(
+        || ms.to_string(),
+        |time| time.to_rfc3339_opts(SecondsFormat::Secs, true),
+    )
+}
+
+fn as_text(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> String {
+    let mut lines = Vec::new();
+    let cluster = summary.cluster.as_deref().unwrap_or("none yet");
+    lines.push(format!("cluster        {cluster}"));
+    lines.push(match daemon {
+        Some(holder) => format!("daemon         runs: {holder}"),
+        None => "daemon         does not run".into(),
+    });
+    for run in &summary.runs {
+        lines.extend(run_lines(run, now_ms));
+    }
+    lines.push(format!("gaps           {}", summary.gaps));
+    for found in &summary.newest_gaps {
+        let gap = &found.gap;
+        let (from, to) = (time(gap.from_ms), time(gap.to_ms));
+        lines.push(format!(
+            "  {} from {from} to {to}: {}",
+            gap.reason, gap.detail
+        ));
+    }
+    let letters = &summary.dead_letters;
+    lines.push(format!(
+        "dead letters   {} ({} bytes)",
+        letters.count, letters.bytes
+    ));
+    for (error_type, count) in &letters.by_error_type {
+        lines.push(format!("  {count} × {error_type}"));
+    }
+    lines.join("\n")
+}
+
+fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
+    let counts = &run.counts;
+    let (head, second) = match &run.kind {
+        RunKind::Daemon => {
+            let lag = (now_ms - run.position_ms) / 1000;
+            let head = format!("following      since {}", time(run.from_ms));
+            (
+                head,
+                format!("  complete up to {} ({lag} s ago)", time(run.position_ms)),
+            )
+        }
+        RunKind::Backfill { to_ms, filters } => {
+            let only = if filters.is_empty() {
+                String::new()
+            } else {
+                format!(", {filters}")
+            };
+            let (from, to) = (time(run.from_ms), time(*to_ms));
+            let head = format!("backfill       {from} to {to}{only}");
+            let done = if run.finished {
+                "done".into()
+            } else {
+                time(run.position_ms)
+            };
+            (head, format!("  complete up to {done}"))
+        }
+    };
+    vec![
+        head,
+        second,
+        format!(
+            "  {} events read, {} filtered, {} documents created, {} already there, \
+             {} dead letters",
+            counts.events,
+            counts.filtered,
+            counts.created,
+            counts.already_there,
+            counts.dead_letters
+        ),
+    ]
+}
+
+fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
+    let runs = summary.runs.iter().map(|run| {
+        let counts = &run.counts;
+        let (kind, to) = match &run.kind {
+            RunKind::Daemon => ("daemon", None),
+            RunKind::Backfill { to_ms, .. } => ("backfill", Some(time(*to_ms))),
+        };
+        let lag = (kind == "daemon").then(|| (now_ms - run.position_ms) / 1000);
+        json!({
+            "kind": kind,
+            "from": time(run.from_ms),
+            "to": to,
+            "api": run.mode.map(|mode| mode.as_str()),
+            "position": time(run.position_ms),
+            "lag_seconds": lag,
+            "finished": run.finished,
+            "events": counts.events,
+            "filtered": counts.filtered,
+            "created": counts.created,
+            "already_there": counts.already_there,
+            "dead_letters": counts.dead_letters,
+            "document_bytes": counts.document_bytes,
+            "open_windows": run.open_windows,
+            "open_chunks": run.open_chunks,
+            "gaps": run.gaps,
+            "updated": time(run.updated_ms),
+        })
+    });
+    let gaps = summary.newest_gaps.iter().map(|found| {
+        let gap = &found.gap;
+        json!({"reason": gap.reason, "from": time(gap.from_ms), "to": time(gap.to_ms),
+            "detail": gap.detail})
+    });
+    let letters = &summary.dead_letters;
+    let by_type: serde_json::Map<String, Value> = letters
+        .by_error_type
+        .iter()
+        .map(|(kind, n)| (kind.clone(), (*n).into()))
+        .collect();
+    json!({
+        "cluster": summary.cluster,
+        "daemon": daemon.map(|Holder { pid, host }| json!({"pid": pid, "host": host})),
+        "runs": runs.collect::<Vec<_>>(),
+        "gaps": {"count": summary.gaps, "newest": gaps.collect::<Vec<_>>()},
+        "dead_letters": {"count": letters.count, "bytes": letters.bytes, "by_error_type": by_type},
+    })
+}

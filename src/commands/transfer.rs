@@ -1,0 +1,257 @@
+//! What `start`, `backfill` and `demo` share: both ends made ready, and the pipeline between them.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::checkpoint::{Checkpoint, Run};
+use crate::commands::{Failure, dry_run::DryRun};
+use crate::config::{Config, ElasticsearchConfig};
+use crate::document::Encoder;
+use crate::elastic::bulk::Bulk;
+use crate::elastic::client::{self as elastic, Body, Method, ServerError};
+use crate::output::Chain;
+use crate::pipeline::batch::BatchLimits;
+use crate::pipeline::retry::Backoff;
+use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
+use crate::telemetry::Stats;
+use crate::teleport::audit_log::{AuditLog, Reading};
+use crate::teleport::client::{self as teleport, Remedy};
+
+/// What to do when an end cannot be reached at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Try for ever: a daemon may start before the servers do.
+    Endless,
+    /// Say so and end.
+    None,
+}
+
+/// Memory for events in flight beyond what full requests need: what is being read and converted.
+const READ_AHEAD_BYTES: usize = 8 << 20;
+
+/// Reads the credentials and proves the connection to Teleport. `None`: told to stop.
+pub(super) async fn reach_teleport(
+    config: &Config,
+    patience: Patience,
+    stop: &CancellationToken,
+) -> Result<Option<(teleport::Client, teleport::Server)>, Failure> {
+    let teleport = config.teleport.as_ref().expect("the command needs it");
+    let requests = config.limits.teleport_requests_per_second;
+    let client = teleport::Client::new(teleport, requests)
+        .map_err(|unusable| Failure::Usage(Chain(&unusable).to_string()))?;
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    loop {
+        let Some(answer) = unless_stopped(stop, client.ping()).await else {
+            return Ok(None);
+        };
+        match answer {
+            Ok(server) => {
+                info!(
+                    cluster = server.cluster,
+                    version = server.version,
+                    "connected to Teleport at {}",
+                    teleport.addr
+                );
+                return Ok(Some((client, server)));
+            }
+            Err(failed) if failed.remedy() == Remedy::Retry && patience == Patience::Endless => {
+                let pause = backoff.failed().wait;
+                warn!(?pause, "trying again: {}", Chain(&failed));
+                if unless_stopped(stop, sleep(pause)).await.is_none() {
+                    return Ok(None);
+                }
+            }
+            Err(failed) => {
+                let mend = failed.mend();
+                let hint = if mend.is_empty() {
+                    String::new()
+                } else {
+                    format!("; {mend}")
+                };
+                return Err(Failure::Failed(anyhow::anyhow!("{}{hint}", Chain(&failed))));
+            }
+        }
+    }
+}
+
+/// Proves the connection to Elasticsearch. `None`: told to stop.
+pub(super) async fn reach_elasticsearch(
+    config: &ElasticsearchConfig,
+    patience: Patience,
+    stop: &CancellationToken,
+) -> Result<Option<(elastic::Client, elastic::Server)>, Failure> {
+    let client = elastic::Client::new(config)
+        .map_err(|unusable| Failure::Usage(Chain(&unusable).to_string()))?;
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    loop {
+        let Some(answer) = unless_stopped(stop, client.server()).await else {
+            return Ok(None);
+        };
+        match answer {
+            Ok(server) => {
+                let version = server.version.map(|version| version.to_string());
+                info!(
+                    version,
+                    "connected to Elasticsearch at {}",
+                    client.address()
+                );
+                return Ok(Some((client, server)));
+            }
+            // After a restart a server may refuse good credentials until it has loaded its own
+            // security index, so a daemon holds here as well.
+            Err(failed)
+                if patience == Patience::Endless
+                    && (failed.is_transient()
+                        || matches!(failed, ServerError::Unauthorized { .. })) =>
+            {
+                let pause = backoff.failed().wait;
+                warn!(?pause, "trying again: {}", Chain(&failed));
+                if unless_stopped(stop, sleep(pause)).await.is_none() {
+                    return Ok(None);
+                }
+            }
+            Err(failed) => return Err(Failure::Failed(anyhow::anyhow!("{}", Chain(&failed)))),
+        }
+    }
+}
+
+/// Refuses to write where the index template is known to be missing: documents would go into
+/// indices with guessed mappings, which later refuse what Teleport really sends.
+pub(super) async fn demand_template(
+    client: &elastic::Client,
+    config: &ElasticsearchConfig,
+) -> Result<(), Failure> {
+    let template = &config.install.template;
+    let path = format!("/_index_template/{template}?filter_path=index_templates.name");
+    match client.request(Method::Get, &path, Body::Empty).await {
+        Ok(answer) if answer.status == 404 => Err(Failure::Failed(anyhow::anyhow!(
+            "the index template `{template}` is not in Elasticsearch at {}: run \
+             `teleport-event-indexer install` first",
+            client.address()
+        ))),
+        // Not allowed to look, or no answer just now: then it shows when documents are sent.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// The pipeline's settings.
+fn settings(config: &Config) -> Settings {
+    let batch = match &config.elasticsearch {
+        Some(elasticsearch) => BatchLimits {
+            bytes: elasticsearch.batch_bytes,
+            documents: elasticsearch.batch_documents,
+            age: elasticsearch.batch_age,
+        },
+        // A dry run without an Elasticsearch section.
+        None => BatchLimits {
+            bytes: 1 << 20,
+            documents: 10_000,
+            age: Duration::from_millis(200),
+        },
+    };
+    let in_flight = config.elasticsearch.as_ref().map_or(1, |e| e.in_flight);
+    Settings {
+        batch,
+        in_flight,
+        in_flight_bytes: batch.bytes.saturating_mul(in_flight + 2) + READ_AHEAD_BYTES,
+        grace_period: config.grace_period,
+        dead_letter_bytes: config.dead_letter_bytes,
+    }
+}
+
+/// What to read: the part of it that the configuration tells.
+pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
+    Reading {
+        from_ms,
+        to_ms: None,
+        filter: config.filter.clone(),
+        types: config.filter.types.iter().cloned().collect(),
+        namespace: config.namespace.clone(),
+        page_limit: config.page_limit,
+        window: config.window_size,
+        poll_interval: config.poll_interval,
+        concurrency: config.concurrency,
+        exit_on_last_event: false,
+        events_per_second: config.limits.events_per_second,
+    }
+}
+
+/// A run with all that it needs.
+pub(super) struct Transfer {
+    pub config: Config,
+    pub client: teleport::Client,
+    pub checkpoint: Arc<Checkpoint>,
+    pub run: Run,
+    pub reading: Reading,
+    pub stats: Arc<Stats>,
+}
+
+impl Transfer {
+    /// Runs into Elasticsearch.
+    pub(super) async fn into_elasticsearch(
+        self,
+        client: elastic::Client,
+        stop: CancellationToken,
+    ) -> Result<Summary, Failure> {
+        let elasticsearch = self
+            .config
+            .elasticsearch
+            .as_ref()
+            .expect("the command needs it");
+        let gzip = elasticsearch.gzip.unwrap_or(!client.is_local());
+        let bytes = self.config.limits.bytes_per_second.map(quota::limiter);
+        self.through(Bulk::new(client, gzip, bytes), stop).await
+    }
+
+    /// Runs onto stdout.
+    pub(super) async fn onto_stdout(self, stop: CancellationToken) -> Result<Summary, Failure> {
+        self.through(DryRun { stop: stop.clone() }, stop).await
+    }
+
+    async fn through(self, sink: impl Sink, stop: CancellationToken) -> Result<Summary, Failure> {
+        let pattern = self.config.elasticsearch.as_ref().map(|e| e.index.clone());
+        let pattern = pattern.unwrap_or_default();
+        let source = AuditLog {
+            client: self.client,
+            checkpoint: self.checkpoint.clone(),
+            run: self.run.id,
+            reading: self.reading,
+        };
+        let pipeline = Pipeline {
+            sink,
+            checkpoint: self.checkpoint,
+            run: self.run.id,
+            encoder: Encoder::new(&pattern),
+            settings: settings(&self.config),
+            stats: self.stats,
+        };
+        let ended = Box::pin(pipeline.run(source, stop))
+            .await
+            .context("the run has ended")?;
+        Ok(ended)
+    }
+}
+
+/// Runs something beside a future until that ends.
+pub(super) async fn beside<T>(
+    work: impl Future<Output = T>,
+    company: impl Future<Output = ()>,
+) -> T {
+    let work = std::pin::pin!(work);
+    let company = std::pin::pin!(async {
+        company.await;
+        std::future::pending::<()>().await;
+    });
+    tokio::select! {
+        biased;
+        done = work => done,
+        // Company only watches; it may be dropped at any point.
+        () = company => unreachable!("company never ends"),
+    }
+}

@@ -1,0 +1,214 @@
+//! Collects documents until a bulk request is worth sending. Pure: no I/O, no clock.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::checkpoint::DeadLetter;
+use crate::document::DocumentId;
+use crate::pipeline::progress::PageNumber;
+
+/// When a batch is closed.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Bytes of NDJSON. A batch is closed once it has so many, so it may pass them by one document.
+    pub bytes: usize,
+    /// Documents.
+    pub documents: usize,
+    /// The longest that the first document of a batch waits for company.
+    pub age: std::time::Duration,
+}
+
+/// One operation of a bulk request: where its two lines are, and what must be known to settle it.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// Byte offset of the action line.
+    pub start: usize,
+    /// Byte offset of the document line.
+    pub source_start: usize,
+    /// Byte offset behind the document line's newline.
+    pub end: usize,
+    /// The page which the document's event came with.
+    pub page: PageNumber,
+    /// Where the document goes.
+    pub index_name: Arc<str>,
+    /// The document's `_id`.
+    pub id: DocumentId,
+    /// The event's time, ms since 1970.
+    pub time_ms: i64,
+}
+
+/// Documents on the way to one bulk request, and events that never became documents.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The request's body: NDJSON.
+    pub body: Bytes,
+    /// One for each two lines of `body`, in order.
+    pub operations: Vec<Operation>,
+    /// Events that could not be converted, on their way to the dead-letter store.
+    pub unconverted: Vec<(PageNumber, DeadLetter)>,
+    /// It was put aside because its index was blocked; its fate tells that of the others there.
+    pub is_probe: bool,
+}
+
+impl Batch {
+    /// The document line of an operation, without its newline.
+    pub fn source(&self, operation: &Operation) -> Bytes {
+        self.body.slice(operation.source_start..operation.end - 1)
+    }
+
+    /// A batch of some of the operations, with a body of its own.
+    pub fn of(&self, operations: impl IntoIterator<Item = Operation>) -> Batch {
+        let mut body = Vec::new();
+        let operations = operations
+            .into_iter()
+            .map(|operation| {
+                let start = body.len();
+                body.extend_from_slice(&self.body[operation.start..operation.end]);
+                Operation {
+                    start,
+                    source_start: start + (operation.source_start - operation.start),
+                    end: body.len(),
+                    ..operation
+                }
+            })
+            .collect();
+        Batch {
+            body: body.into(),
+            operations,
+            ..Batch::default()
+        }
+    }
+
+    /// The two halves of a batch of two operations or more.
+    pub fn halves(&self) -> (Batch, Batch) {
+        let (left, right) = self.operations.split_at(self.operations.len() / 2);
+        (
+            self.of(left.iter().cloned()),
+            self.of(right.iter().cloned()),
+        )
+    }
+}
+
+/// Fills one batch after the other.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    limits: BatchLimits,
+    body: Vec<u8>,
+    operations: Vec<Operation>,
+    unconverted: Vec<(PageNumber, DeadLetter)>,
+    /// Bytes of the events in `unconverted`.
+    unconverted_bytes: usize,
+}
+
+impl BatchBuilder {
+    /// An empty one.
+    pub fn new(limits: BatchLimits) -> Self {
+        Self {
+            limits,
+            body: Vec::new(),
+            operations: Vec::new(),
+            unconverted: Vec::new(),
+            unconverted_bytes: 0,
+        }
+    }
+
+    /// Where the next operation is to be appended.
+    pub fn body(&mut self) -> &mut Vec<u8> {
+        &mut self.body
+    }
+
+    /// Registers the operation that has been appended to [`BatchBuilder::body`].
+    pub fn push(&mut self, operation: Operation) {
+        debug_assert_eq!(operation.end, self.body.len());
+        self.operations.push(operation);
+    }
+
+    /// Takes an event that could not be converted.
+    pub fn push_unconverted(&mut self, page: PageNumber, letter: DeadLetter) {
+        self.unconverted_bytes += letter.document.len();
+        self.unconverted.push((page, letter));
+    }
+
+    /// Nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty() && self.unconverted.is_empty()
+    }
+
+    /// Large enough to be sent without waiting for more.
+    pub fn is_full(&self) -> bool {
+        self.body.len() + self.unconverted_bytes >= self.limits.bytes
+            || self.operations.len() + self.unconverted.len() >= self.limits.documents
+    }
+
+    /// Gives the batch away and starts an empty one.
+    pub fn close(&mut self) -> Batch {
+        // The next batch will most likely be of the size of this one: one allocation, not twenty.
+        let next = Vec::with_capacity(self.body.len().min(self.limits.bytes) * 17 / 16);
+        self.unconverted_bytes = 0;
+        Batch {
+            body: std::mem::replace(&mut self.body, next).into(),
+            operations: std::mem::take(&mut self.operations),
+            unconverted: std::mem::take(&mut self.unconverted),
+            is_probe: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::progress::{Lane, Progress};
+
+    fn page() -> PageNumber {
+        Progress::<(), ()>::default().take(Lane(0), None, ())
+    }
+
+    fn filled(documents: &[&str]) -> BatchBuilder {
+        let limits = BatchLimits {
+            bytes: 100,
+            documents: 3,
+            age: std::time::Duration::from_millis(1),
+        };
+        let mut builder = BatchBuilder::new(limits);
+        for document in documents {
+            let start = builder.body().len();
+            builder.body().extend_from_slice(b"{}\n");
+            let source_start = builder.body().len();
+            builder.body().extend_from_slice(document.as_bytes());
+            builder.body().push(b'\n');
+            let end = builder.body().len();
+            builder.push(Operation {
+                start,
+                source_start,
+                end,
+                page: page(),
+                index_name: "i".into(),
+                id: DocumentId::of_own(0, &[document.as_bytes()]),
+                time_ms: 0,
+            });
+        }
+        builder
+    }
+
+    #[test]
+    fn closes_by_count_and_by_bytes() {
+        assert!(filled(&[]).is_empty());
+        assert!(!filled(&["a", "b"]).is_full());
+        assert!(filled(&["a", "b", "c"]).is_full());
+        assert!(filled(&[&"x".repeat(100)]).is_full());
+    }
+
+    #[test]
+    fn a_part_has_its_operations_lines_and_no_others() {
+        let batch = filled(&["one", "two", "three"]).close();
+        let part = batch.of(batch.operations.iter().skip(1).cloned());
+        assert_eq!(part.body, "{}\ntwo\n{}\nthree\n");
+        assert_eq!(part.source(&part.operations[1]), "three");
+        let (left, right) = batch.halves();
+        assert_eq!(
+            (left.body.as_ref(), right.operations.len()),
+            (&b"{}\none\n"[..], 2)
+        );
+    }
+}

@@ -1,0 +1,382 @@
+//! Brings one batch to its end: every document created, found to be there already, or kept as a
+//! dead letter. Only documents whose index is blocked are handed back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::checkpoint::{Checkpoint, DeadLetter, DeadLetterError, DocumentForm, RunId};
+use crate::output::Chain;
+use crate::pipeline::Sink;
+use crate::pipeline::batch::{Batch, Operation};
+use crate::pipeline::progress::PageNumber;
+use crate::pipeline::retry::Backoff;
+
+/// What a sink says after one attempt at a bulk request.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It was taken and answered document by document: one outcome for each, in order.
+    Items(Vec<Outcome>),
+    /// It is too large as a whole: send it in halves. Alone, a document is refused with this.
+    TooLarge(Refusal),
+    /// It failed as a whole, in a way that passes by itself.
+    Transient(Fault),
+    /// It failed as a whole, until somebody does something.
+    Blocked(Fault),
+}
+
+/// What became of one document.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stored by this request.
+    Created,
+    /// Its id was there before: stored by an earlier request.
+    AlreadyThere,
+    /// Not stored, for a reason that passes by itself.
+    Transient(Fault),
+    /// Not stored, and never will be as it is.
+    Refused(Refusal),
+    /// Not stored until somebody does something about its index, the privileges or the cluster.
+    Blocked(Fault),
+}
+
+/// Why an attempt failed, in words that may be logged: no part of any document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What happened.
+    pub what: String,
+    /// What to do about it; empty where there is nothing to do.
+    pub mend: String,
+    /// Elasticsearch has too much to do: fewer requests at once.
+    pub overloaded: bool,
+}
+
+/// Why a document was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status of the item.
+    pub status: u16,
+    /// Elasticsearch's error type.
+    pub error_type: String,
+    /// Elasticsearch's words. They may quote the document: kept with it, never logged.
+    pub reason: String,
+}
+
+/// How many requests may be in flight: halves when Elasticsearch has too much to do and grows
+/// back one by one.
+#[derive(Debug)]
+pub struct InFlight {
+    most: usize,
+    allowed: AtomicUsize,
+}
+
+impl InFlight {
+    /// Allows `most` (at least one) to begin with.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most: most.max(1),
+            allowed: AtomicUsize::new(most.max(1)),
+        }
+    }
+
+    /// How many are allowed now.
+    pub fn allowed(&self) -> usize {
+        self.allowed.load(Ordering::Relaxed)
+    }
+
+    fn shrink(&self) {
+        self.allowed
+            .store((self.allowed() / 2).max(1), Ordering::Relaxed);
+    }
+
+    fn grow(&self) {
+        self.allowed
+            .store((self.allowed() + 1).min(self.most), Ordering::Relaxed);
+    }
+}
+
+/// What bringing a batch to its end came to.
+#[derive(Debug, Default)]
+pub struct Delivered {
+    /// Documents of each page that have settled.
+    pub settled: Vec<(PageNumber, usize)>,
+    /// Stored by us just now.
+    pub created: u64,
+    /// Stored before.
+    pub already_there: u64,
+    /// Kept in the dead-letter store.
+    pub dead_letters: u64,
+    /// Bytes of the documents that were created.
+    pub document_bytes: u64,
+    /// Documents that cannot be stored for now, and why.
+    pub blocked: Option<(Batch, Fault)>,
+    /// The batch had been put aside before.
+    pub is_probe: bool,
+}
+
+impl Delivered {
+    fn settle(&mut self, page: PageNumber) {
+        match self.settled.last_mut() {
+            Some((last, count)) if *last == page => *count += 1,
+            _ => self.settled.push((page, 1)),
+        }
+    }
+}
+
+/// What all deliveries share.
+#[derive(Debug)]
+pub struct Delivery<K> {
+    /// Where the documents go.
+    pub sink: K,
+    /// Where refused ones are kept.
+    pub checkpoint: Arc<Checkpoint>,
+    /// Whose dead letters they are.
+    pub run: RunId,
+    /// Bytes that the dead-letter store may hold.
+    pub dead_letter_bytes: u64,
+    /// How many requests may be in flight.
+    pub in_flight: InFlight,
+}
+
+/// The first and the longest pause before a failed request is sent again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+impl<K: Sink> Delivery<K> {
+    /// Sends a batch until each of its documents has settled or is blocked. Transient faults are
+    /// tried again for ever: whoever wants to stop drops the future, and what has not settled by
+    /// then is read from Teleport again.
+    pub async fn deliver(&self, batch: Batch) -> Delivered {
+        let mut delivered = Delivered {
+            is_probe: batch.is_probe,
+            ..Delivered::default()
+        };
+        let mut letters: Vec<(PageNumber, DeadLetter)> = batch.unconverted.clone();
+        let mut blocked: Vec<(Batch, Fault)> = Vec::new();
+        let mut parts = vec![batch];
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while let Some(part) = parts.pop() {
+            if part.operations.is_empty() {
+                continue;
+            }
+            match self
+                .sink
+                .send(part.body.clone(), part.operations.len())
+                .await
+            {
+                Attempt::Items(outcomes) => {
+                    let sorted = sort(&part, outcomes, &mut delivered);
+                    letters.extend(sorted.refused);
+                    if let Some(fault) = sorted.transient_fault {
+                        self.wait(&mut backoff, &fault, sorted.transient.len())
+                            .await;
+                        parts.push(part.of(sorted.transient));
+                    } else {
+                        backoff.succeeded();
+                        self.in_flight.grow();
+                    }
+                    if let Some(fault) = sorted.blocked_fault {
+                        blocked.push((part.of(sorted.blocked), fault));
+                    }
+                }
+                Attempt::TooLarge(refusal) if part.operations.len() == 1 => {
+                    let operation = &part.operations[0];
+                    letters.push((operation.page, dead_letter(&part, operation, refusal)));
+                }
+                Attempt::TooLarge(_) => {
+                    let (left, right) = part.halves();
+                    parts.extend([right, left]);
+                }
+                Attempt::Transient(fault) => {
+                    self.wait(&mut backoff, &fault, part.operations.len()).await;
+                    parts.push(part);
+                }
+                Attempt::Blocked(fault) => {
+                    self.hold(&mut backoff, &fault, part.operations.len()).await;
+                    parts.push(part);
+                }
+            }
+        }
+        self.keep(letters, &mut delivered).await;
+        delivered.blocked = merge(blocked);
+        delivered
+    }
+
+    async fn wait(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) {
+        if fault.overloaded {
+            self.in_flight.shrink();
+        }
+        let failure = backoff.failed();
+        let Fault { what, mend, .. } = fault;
+        let (failures, pause) = (failure.failures, failure.wait);
+        if failure.is_lasting() {
+            warn!(
+                documents,
+                failures,
+                ?pause,
+                mend,
+                "bulk request failed, trying again: {what}"
+            );
+        } else {
+            info!(
+                documents,
+                failures,
+                ?pause,
+                mend,
+                "bulk request failed, trying again: {what}"
+            );
+        }
+        sleep(pause).await;
+    }
+
+    async fn hold(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) {
+        let failure = backoff.failed();
+        let Fault { what, mend, .. } = fault;
+        let pause = failure.wait;
+        error!(
+            documents,
+            ?pause,
+            mend,
+            "blocked, nothing is lost, holding: {what}"
+        );
+        sleep(pause).await;
+    }
+
+    /// Puts letters into the store; waits for ever where it cannot.
+    async fn keep(&self, letters: Vec<(PageNumber, DeadLetter)>, delivered: &mut Delivered) {
+        if letters.is_empty() {
+            return;
+        }
+        let (pages, letters): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
+        let letters = Arc::new(letters);
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        loop {
+            let (checkpoint, kept) = (self.checkpoint.clone(), letters.clone());
+            let (run, cap) = (self.run, self.dead_letter_bytes);
+            let stored = tokio::task::spawn_blocking(move || {
+                checkpoint.insert_dead_letters(run, &kept, cap).map(drop)
+            })
+            .await
+            .expect("storing dead letters does not panic");
+            match stored {
+                Ok(()) => break,
+                Err(failed) => {
+                    let pause = backoff.failed().wait;
+                    let mend = match failed {
+                        DeadLetterError::Full { .. } => {
+                            "find out why they were refused, then raise dead-letter-bytes"
+                        }
+                        _ => "see to the storage directory",
+                    };
+                    error!(
+                        documents = letters.len(),
+                        ?pause,
+                        mend,
+                        "cannot keep dead letters, nothing is lost, holding: {}",
+                        Chain(&failed)
+                    );
+                    sleep(pause).await;
+                }
+            }
+        }
+        for (page, letter) in pages.into_iter().zip(letters.iter()) {
+            delivered.settle(page);
+            delivered.dead_letters += 1;
+            warn!(
+                id = letter.document_id,
+                index = letter.index_name,
+                event_type = letter.event_type,
+                error_type = letter.error_type,
+                "dead letter: the document is kept in the state file with the reason"
+            );
+        }
+    }
+}
+
+/// A part's documents by what became of them; settled ones are already counted.
+#[derive(Default)]
+struct Sorted {
+    transient: Vec<Operation>,
+    transient_fault: Option<Fault>,
+    blocked: Vec<Operation>,
+    blocked_fault: Option<Fault>,
+    refused: Vec<(PageNumber, DeadLetter)>,
+}
+
+fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (operation, outcome) in part.operations.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Created => {
+                delivered.created += 1;
+                delivered.document_bytes += (operation.end - operation.source_start - 1) as u64;
+                delivered.settle(operation.page);
+            }
+            Outcome::AlreadyThere => {
+                delivered.already_there += 1;
+                delivered.settle(operation.page);
+            }
+            Outcome::Transient(fault) => {
+                sorted.transient.push(operation.clone());
+                sorted.transient_fault.get_or_insert(fault);
+            }
+            Outcome::Blocked(fault) => {
+                sorted.blocked.push(operation.clone());
+                sorted.blocked_fault.get_or_insert(fault);
+            }
+            Outcome::Refused(refusal) => {
+                let letter = dead_letter(part, operation, refusal);
+                sorted.refused.push((operation.page, letter));
+            }
+        }
+    }
+    sorted
+}
+
+fn dead_letter(part: &Batch, operation: &Operation, refusal: Refusal) -> DeadLetter {
+    let source = part.source(operation);
+    DeadLetter {
+        document_id: operation.id.to_string(),
+        index_name: operation.index_name.to_string(),
+        event_type: event_type_of(&source),
+        time_ms: Some(operation.time_ms),
+        document: source.to_vec(),
+        form: DocumentForm::Json,
+        status: Some(refusal.status),
+        error_type: refusal.error_type,
+        reason: refusal.reason,
+        first_seen_ms: chrono::Utc::now().timestamp_millis(),
+    }
+}
+
+/// The `event` of a document; empty if it has none that is a text.
+fn event_type_of(source: &Bytes) -> String {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        event: String,
+    }
+    serde_json::from_slice::<Head>(source)
+        .map(|head| head.event)
+        .unwrap_or_default()
+}
+
+/// One batch of all blocked parts.
+fn merge(blocked: Vec<(Batch, Fault)>) -> Option<(Batch, Fault)> {
+    let mut blocked = blocked.into_iter();
+    let (mut all, fault) = blocked.next()?;
+    for (part, _) in blocked {
+        let offset = all.body.len();
+        all.body = [all.body.as_ref(), part.body.as_ref()].concat().into();
+        all.operations
+            .extend(part.operations.into_iter().map(|operation| Operation {
+                start: operation.start + offset,
+                source_start: operation.source_start + offset,
+                end: operation.end + offset,
+                ..operation
+            }));
+    }
+    Some((all, fault))
+}

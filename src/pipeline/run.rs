@@ -1,0 +1,465 @@
+//! The loop itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::batch::{Batch, BatchBuilder, Operation};
+use super::delivery::{Delivered, Delivery, Fault, InFlight};
+use super::progress::{Lane, PageNumber, Progress};
+use super::retry::Backoff;
+use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
+};
+use crate::document::{DocumentId, Encoder};
+use crate::event::AuditEvent;
+use crate::output::Chain;
+use crate::telemetry::Stats;
+
+/// Commits are this far apart: a crash repeats so much, and SQLite syncs twice a second at most.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The first and the longest pause between two attempts at documents of a blocked index.
+const BLOCKED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// All that a run needs beside its source.
+pub struct Pipeline<K> {
+    /// Where documents go.
+    pub sink: K,
+    /// The state file.
+    pub checkpoint: Arc<Checkpoint>,
+    /// Whose position moves.
+    pub run: RunId,
+    /// Turns events into documents.
+    pub encoder: Encoder,
+    /// How to behave.
+    pub settings: Settings,
+    /// Where to count.
+    pub stats: Arc<Stats>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The source came to its end and everything that it gave has settled.
+    pub complete: bool,
+    /// Documents that had not settled when the grace period ran out; they will be read again.
+    pub abandoned: usize,
+}
+
+impl<K: Sink> Pipeline<K> {
+    /// Runs until the source ends, or `stop` is cancelled and what was in flight has settled.
+    ///
+    /// # Errors
+    /// If the source gives up for good or the checkpoint cannot be written.
+    pub async fn run<S: Source + 'static>(
+        self,
+        source: S,
+        stop: CancellationToken,
+    ) -> Result<Summary, PipelineError<S::Error>> {
+        let settings = self.settings;
+        let (sender, pages) = PageSender::new(settings.in_flight_bytes);
+        let source_stop = stop.child_token();
+        let reading = tokio::spawn(source.run(sender, source_stop.clone()));
+        let mut state = Loop {
+            delivery: Arc::new(Delivery {
+                sink: self.sink,
+                checkpoint: self.checkpoint.clone(),
+                run: self.run,
+                dead_letter_bytes: settings.dead_letter_bytes,
+                in_flight: InFlight::new(settings.in_flight),
+            }),
+            checkpoint: self.checkpoint,
+            run: self.run,
+            encoder: self.encoder,
+            settings,
+            stats: self.stats,
+            builder: BatchBuilder::new(settings.batch),
+            builder_due: None,
+            ready: VecDeque::new(),
+            requests: JoinSet::new(),
+            progress: Progress::default(),
+            blocked: VecDeque::new(),
+            blocked_backoff: Backoff::new(BLOCKED_RETRY.0, BLOCKED_RETRY.1),
+            blocked_due: None,
+            steps: HashMap::new(),
+            counts: Counts::default(),
+            commit: None,
+            commit_due: Instant::now(),
+        };
+        let ended = state.turn(pages, &stop).await;
+        source_stop.cancel();
+        let read = reading.await.expect("a source does not panic");
+        let abandoned = ended.map_err(PipelineError::Commit)?;
+        if !stop.is_cancelled() {
+            read.map_err(PipelineError::Source)?;
+        }
+        Ok(Summary {
+            complete: !stop.is_cancelled() && abandoned == 0,
+            abandoned,
+        })
+    }
+}
+
+type Incoming = mpsc::Receiver<(Page, Option<OwnedSemaphorePermit>)>;
+
+struct Loop<K> {
+    delivery: Arc<Delivery<K>>,
+    checkpoint: Arc<Checkpoint>,
+    run: RunId,
+    encoder: Encoder,
+    settings: Settings,
+    stats: Arc<Stats>,
+    builder: BatchBuilder,
+    /// When the batch under construction has waited long enough.
+    builder_due: Option<Instant>,
+    /// Closed batches that no request carries yet.
+    ready: VecDeque<Batch>,
+    requests: JoinSet<Delivered>,
+    progress: Progress<Step, Option<OwnedSemaphorePermit>>,
+    /// Documents whose index is blocked; they hold no request slot, but their pages' memory.
+    blocked: VecDeque<Batch>,
+    blocked_backoff: Backoff,
+    blocked_due: Option<Instant>,
+    /// The newest step of each lane that is not committed.
+    steps: HashMap<Lane, Step>,
+    counts: Counts,
+    commit: Option<JoinHandle<Result<Committed, CheckpointError>>>,
+    commit_due: Instant,
+}
+
+impl<K: Sink> Loop<K> {
+    /// Turns until the source has ended and everything has settled and is committed, or grace has
+    /// run out. Returns how many documents were abandoned.
+    async fn turn(
+        &mut self,
+        mut pages: Incoming,
+        stop: &CancellationToken,
+    ) -> Result<usize, CheckpointError> {
+        let mut source_open = true;
+        let mut grace_ends: Option<Instant> = None;
+        loop {
+            self.start_requests();
+            if !source_open && self.builder.is_empty() && self.progress.in_flight() == 0 {
+                break;
+            }
+            // Every arm only waits; what it waited for is handled below it, so an arm that loses
+            // loses nothing: `join_next`, `recv` and the timers are safe to drop, requests and
+            // the commit run in tasks of their own.
+            tokio::select! {
+                biased;
+                () = wait_for(grace_ends) => {
+                    warn!(documents = self.progress.unsettled_documents(),
+                        "the grace period is over; what has not settled will be read again");
+                    break;
+                }
+                () = stop.cancelled(), if grace_ends.is_none() => {
+                    grace_ends = Some(Instant::now() + self.settings.grace_period);
+                    info!(documents = self.progress.unsettled_documents(), "draining");
+                }
+                Some(delivered) = self.requests.join_next(), if !self.requests.is_empty() => {
+                    self.settle(delivered.expect("a delivery does not panic"));
+                }
+                committed = join(&mut self.commit), if self.commit.is_some() => {
+                    self.commit = None;
+                    self.committed(committed?);
+                }
+                () = wait_for(Some(self.commit_due)), if self.commit_is_wanted() => {
+                    self.begin_commit();
+                }
+                () = wait_for(self.blocked_due) => self.retry_blocked(),
+                () = wait_for(self.builder_due) => self.close_batch(),
+                page = pages.recv(), if source_open && self.ready.is_empty() => match page {
+                    Some((page, permit)) => self.take(page, permit).await?,
+                    None => {
+                        source_open = false;
+                        self.close_batch();
+                    }
+                },
+            }
+        }
+        let abandoned = self.progress.unsettled_documents();
+        self.requests.shutdown().await;
+        if let Some(commit) = self.commit.take() {
+            let committed = commit.await.expect("a commit does not panic")?;
+            self.committed(committed);
+        }
+        if self.commit_is_wanted() {
+            self.begin_commit();
+            let committed = join(&mut self.commit).await?;
+            self.committed(committed);
+        }
+        Ok(abandoned)
+    }
+
+    /// Converts a page's events into the batch under construction.
+    async fn take(
+        &mut self,
+        page: Page,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), CheckpointError> {
+        let Page {
+            lane,
+            events,
+            filtered,
+            reached,
+            gap,
+        } = page;
+        let read = events.len() as u64 + filtered;
+        Stats::add(&self.stats.events, read);
+        Stats::add(&self.stats.filtered, filtered);
+        self.counts.events += read;
+        self.counts.filtered += filtered;
+        let number = self.progress.take(lane, reached, permit);
+        if let Some(gap) = gap {
+            self.take_gap(number, gap).await?;
+        }
+        for event in &events {
+            self.progress.add(number, 1);
+            if let Err(refused) = self.encode(number, event) {
+                self.builder.push_unconverted(number, *refused);
+            }
+            self.close_if_full();
+        }
+        if let Some(step) = self.progress.complete(number) {
+            self.steps.insert(step.0, step.1);
+        }
+        if !self.builder.is_empty() && self.builder_due.is_none() {
+            self.builder_due = Some(Instant::now() + self.settings.batch.age);
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, page: PageNumber, event: &AuditEvent) -> Result<(), Box<DeadLetter>> {
+        let body = self.builder.body();
+        let start = body.len();
+        match self.encoder.encode(event, body) {
+            Ok(encoded) => {
+                let end = body.len();
+                self.builder.push(Operation {
+                    start,
+                    source_start: encoded.source_start,
+                    end,
+                    page,
+                    index_name: encoded.index_name,
+                    id: encoded.id,
+                    time_ms: encoded.time_millis,
+                });
+                Ok(())
+            }
+            Err(refused) => Err(Box::new(DeadLetter {
+                document_id: DocumentId::of_raw(event).to_string(),
+                index_name: String::new(),
+                event_type: String::from_utf8_lossy(&event.event_type).into_owned(),
+                time_ms: event.time.map(|time| time.millis()),
+                document: event.body.to_vec(),
+                form: DocumentForm::Protobuf,
+                status: None,
+                error_type: "unconvertible_event".into(),
+                reason: Chain(&refused).to_string(),
+                first_seen_ms: chrono::Utc::now().timestamp_millis(),
+            })),
+        }
+    }
+
+    /// A gap becomes a row in the state file and a document that says what is missing.
+    async fn take_gap(&mut self, page: PageNumber, gap: Gap) -> Result<(), CheckpointError> {
+        let (checkpoint, run, row) = (self.checkpoint.clone(), self.run, gap.clone());
+        let new = tokio::task::spawn_blocking(move || checkpoint.record_gap(run, &row))
+            .await
+            .expect("recording a gap does not panic")?;
+        if new {
+            Stats::add(&self.stats.gaps, 1);
+        }
+        error!(
+            reason = gap.reason,
+            from_ms = gap.from_ms,
+            to_ms = gap.to_ms,
+            "gap: {}",
+            gap.detail
+        );
+        let (id, document) = gap_document(&gap);
+        let body = self.builder.body();
+        let start = body.len();
+        let encoded = match self.encoder.encode_own(gap.from_ms, id, &document, body) {
+            Ok(encoded) => encoded,
+            Err(unusable) => {
+                // The row in the state file tells of it all the same.
+                error!("no document can be made of the gap: {}", Chain(&unusable));
+                return Ok(());
+            }
+        };
+        let end = body.len();
+        self.progress.add(page, 1);
+        self.builder.push(Operation {
+            start,
+            source_start: encoded.source_start,
+            end,
+            page,
+            index_name: encoded.index_name,
+            id: encoded.id,
+            time_ms: gap.from_ms,
+        });
+        self.close_if_full();
+        Ok(())
+    }
+
+    fn close_if_full(&mut self) {
+        if self.builder.is_full() {
+            self.close_batch();
+        }
+    }
+
+    fn close_batch(&mut self) {
+        self.builder_due = None;
+        if !self.builder.is_empty() {
+            self.ready.push_back(self.builder.close());
+        }
+    }
+
+    fn start_requests(&mut self) {
+        while self.requests.len() < self.delivery.in_flight.allowed()
+            && let Some(batch) = self.ready.pop_front()
+        {
+            let delivery = self.delivery.clone();
+            self.requests
+                .spawn(async move { delivery.deliver(batch).await });
+        }
+    }
+
+    fn settle(&mut self, delivered: Delivered) {
+        let Delivered {
+            settled,
+            created,
+            already_there,
+            dead_letters,
+            document_bytes,
+            ..
+        } = delivered;
+        for (page, documents) in settled {
+            if let Some((lane, step)) = self.progress.settle(page, documents) {
+                self.steps.insert(lane, step);
+            }
+        }
+        Stats::add(&self.stats.created, created);
+        Stats::add(&self.stats.already_there, already_there);
+        Stats::add(&self.stats.dead_letters, dead_letters);
+        Stats::add(&self.stats.document_bytes, document_bytes);
+        self.counts.created += created;
+        self.counts.already_there += already_there;
+        self.counts.dead_letters += dead_letters;
+        self.counts.document_bytes += document_bytes;
+        if let Some((batch, fault)) = delivered.blocked {
+            self.park(batch, &fault);
+        } else if delivered.is_probe {
+            // The probe got through, so the others may follow at once.
+            self.blocked_backoff.succeeded();
+            self.blocked_due = None;
+            self.ready.extend(self.blocked.drain(..));
+            self.count_blocked();
+        }
+    }
+
+    /// Puts documents of a blocked index aside, so that those of others go on.
+    fn park(&mut self, batch: Batch, fault: &Fault) {
+        let mut indices: Vec<&str> = batch.operations.iter().map(|o| &*o.index_name).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let indices = indices.join(", ");
+        let documents = batch.operations.len();
+        self.blocked.push_back(batch);
+        self.count_blocked();
+        if self.blocked_due.is_none() {
+            let failure = self.blocked_backoff.failed();
+            self.blocked_due = Some(Instant::now() + failure.wait);
+            let (pause, mend) = (failure.wait, &fault.mend);
+            error!(
+                indices,
+                documents,
+                ?pause,
+                mend,
+                "blocked, nothing is lost, holding: {}",
+                fault.what
+            );
+        }
+    }
+
+    fn retry_blocked(&mut self) {
+        self.blocked_due = None;
+        if let Some(mut batch) = self.blocked.pop_front() {
+            batch.is_probe = true;
+            self.ready.push_front(batch);
+        }
+        self.count_blocked();
+    }
+
+    fn count_blocked(&self) {
+        let documents: usize = self
+            .blocked
+            .iter()
+            .map(|batch| batch.operations.len())
+            .sum();
+        self.stats
+            .blocked
+            .store(documents as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn commit_is_wanted(&self) -> bool {
+        self.commit.is_none() && (!self.steps.is_empty() || self.counts != Counts::default())
+    }
+
+    fn begin_commit(&mut self) {
+        self.commit_due = Instant::now() + COMMIT_INTERVAL;
+        let steps: Vec<Step> = self.steps.drain().map(|(_, step)| step).collect();
+        let counts = std::mem::take(&mut self.counts);
+        let (checkpoint, run) = (self.checkpoint.clone(), self.run);
+        self.commit = Some(tokio::task::spawn_blocking(move || {
+            checkpoint.commit(run, &steps, &counts)
+        }));
+    }
+
+    fn committed(&self, committed: Committed) {
+        let position = &self.stats.position_ms;
+        position.store(committed.position_ms, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+async fn wait_for(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn join(
+    commit: &mut Option<JoinHandle<Result<Committed, CheckpointError>>>,
+) -> Result<Committed, CheckpointError> {
+    match commit {
+        Some(commit) => commit.await.expect("a commit does not panic"),
+        None => std::future::pending().await,
+    }
+}
+
+/// The document that says what is missing. Its id depends on what is missing alone, so a gap that
+/// is met again is the same document.
+fn gap_document(gap: &Gap) -> (DocumentId, serde_json::Value) {
+    let time = |ms: i64| chrono::DateTime::from_timestamp_millis(ms).map(|t| t.to_rfc3339());
+    let document = serde_json::json!({
+        "time": time(gap.from_ms),
+        "event": "event_indexer.gap",
+        "event_indexer.gap.reason": gap.reason,
+        "event_indexer.gap.from": time(gap.from_ms),
+        "event_indexer.gap.to": time(gap.to_ms),
+        "event_indexer.gap.detail": gap.detail,
+    });
+    let to = gap.to_ms.to_be_bytes();
+    let parts = [gap.reason.as_bytes(), &to, gap.detail.as_bytes()];
+    (DocumentId::of_own(gap.from_ms, &parts), document)
+}

@@ -1,0 +1,45 @@
+//! Signals: the first one asks for an orderly end, the second one ends at once.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// What signals lead to.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Cancelled by the first SIGTERM or SIGINT: stop reading, settle what is in flight, commit.
+    pub stop: CancellationToken,
+    /// Cancelled by the second: end now.
+    pub now: CancellationToken,
+}
+
+impl Shutdown {
+    /// Listens to SIGTERM and SIGINT from here on.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn on_signals() -> io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = Self::default();
+        let tokens = shutdown.clone();
+        tokio::spawn(async move {
+            // Waiting for a signal may be dropped: one that has come is not forgotten.
+            let mut next = async || {
+                tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                }
+            };
+            let first = next().await;
+            info!(signal = first, "stopping; a second signal ends at once");
+            tokens.stop.cancel();
+            let second = next().await;
+            warn!(signal = second, "ending at once");
+            tokens.now.cancel();
+        });
+        Ok(shutdown)
+    }
+}

@@ -1,0 +1,96 @@
+//! What the program tells about itself while it runs: counters and the log.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::info;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogConfig, LogFormat};
+use crate::output;
+
+/// Counters of one run, since the process started. Cheap to write, read by progress bars and the
+/// minute's log line.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Events that came from Teleport, filtered ones included.
+    pub events: AtomicU64,
+    /// Events that filters took out.
+    pub filtered: AtomicU64,
+    /// Documents stored.
+    pub created: AtomicU64,
+    /// Documents that were there already.
+    pub already_there: AtomicU64,
+    /// Documents refused and kept.
+    pub dead_letters: AtomicU64,
+    /// Spans that could not be read.
+    pub gaps: AtomicU64,
+    /// Bytes of the documents stored.
+    pub document_bytes: AtomicU64,
+    /// Everything before this is settled, ms since 1970; 0: not known yet.
+    pub position_ms: AtomicI64,
+    /// Documents that wait because their index is blocked.
+    pub blocked: AtomicU64,
+}
+
+impl Stats {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Reads a counter.
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+
+    /// Documents that have settled.
+    pub fn settled(&self) -> u64 {
+        Self::get(&self.created) + Self::get(&self.already_there) + Self::get(&self.dead_letters)
+    }
+}
+
+/// Sends the log to stderr from here on, as text for people or JSON for machines.
+///
+/// `level` is a level or a list such as `info,teleport_event_indexer::teleport=debug`; the
+/// configuration has checked it. May be called once.
+pub fn start_log(log: &LogConfig) {
+    let filter: Targets = log.level.parse().unwrap_or_else(|_| Targets::new());
+    let writer = tracing_subscriber::fmt::layer().with_writer(output::LogWriter::default);
+    let registry = tracing_subscriber::registry();
+    match log.format {
+        LogFormat::Text => {
+            let plain = writer.with_ansi(output::is_colourful()).with_target(false);
+            registry.with(plain.with_filter(filter)).init();
+        }
+        LogFormat::Json => {
+            let json = writer.json().flatten_event(true);
+            registry.with(json.with_filter(filter)).init();
+        }
+    }
+}
+
+/// Writes one line a minute that says how a run stands, until it is dropped.
+pub async fn report_each_minute(stats: &Stats) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let settled = stats.settled();
+        let position_ms = stats.position_ms.load(Ordering::Relaxed);
+        let lag =
+            (position_ms > 0).then(|| (chrono::Utc::now().timestamp_millis() - position_ms) / 1000);
+        info!(
+            per_second = (settled - before) / 60,
+            lag_seconds = lag,
+            created = Stats::get(&stats.created),
+            already_there = Stats::get(&stats.already_there),
+            dead_letters = Stats::get(&stats.dead_letters),
+            blocked = Stats::get(&stats.blocked),
+            "documents settled"
+        );
+        before = settled;
+    }
+}

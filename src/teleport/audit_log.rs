@@ -1,0 +1,276 @@
+//! The audit log as a source of pages, by whichever API the server has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{NaiveDate, TimeDelta, Utc};
+use thiserror::Error;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, RunId, SourceMode};
+use crate::config::EventFilter;
+use crate::event::AuditEvent;
+use crate::output::Chain;
+use crate::pipeline::retry::Backoff;
+use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stopped};
+use crate::teleport::client::{CallError, Client, Remedy};
+use crate::teleport::{export, search};
+
+/// The first and the longest pause before a failed call is made again. Teleport's own exporter
+/// waits up to 90 s; a shorter cap costs the server little and shows recovery sooner.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// What is read, and how.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Events before this are not read, ms since 1970.
+    pub from_ms: i64,
+    /// Events at this time or later are not read; `None`: follow the log for ever.
+    pub to_ms: Option<i64>,
+    /// Which types.
+    pub filter: EventFilter,
+    /// The types to ask the server for; all if empty.
+    pub types: Vec<String>,
+    /// Teleport's namespace.
+    pub namespace: String,
+    /// The most events of a search page.
+    pub page_limit: i32,
+    /// The longest window of one search.
+    pub window: Duration,
+    /// The pause between two looks at the log's end.
+    pub poll_interval: Duration,
+    /// Windows or chunks that are read at once.
+    pub concurrency: usize,
+    /// End once everything up to now has been read.
+    pub exit_on_last_event: bool,
+    /// Events a second.
+    pub events_per_second: Option<std::num::NonZeroU32>,
+}
+
+/// Why reading ended for good.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The server has neither API.
+    #[error(
+        "this server has neither the export nor the search API for audit events: \
+         Teleport 14 or newer is needed"
+    )]
+    TooOld,
+    /// Our own state cannot be read or written.
+    #[error("the plan of what to read cannot be kept")]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// How one API's reading ended.
+pub(super) enum End {
+    /// Everything has been read, or we were told to stop.
+    Done,
+    /// The server no longer has this API.
+    ApiGone,
+}
+
+/// What both ways of reading share.
+pub(super) struct Context {
+    pub client: Client,
+    pub checkpoint: Arc<Checkpoint>,
+    pub run: RunId,
+    pub reading: Reading,
+    pub pages: PageSender,
+    pub stop: CancellationToken,
+    pub events: Option<governor::DefaultDirectRateLimiter>,
+    lanes: std::sync::atomic::AtomicU64,
+}
+
+/// The audit log of one cluster.
+#[derive(Debug)]
+pub struct AuditLog {
+    /// How the cluster is reached.
+    pub client: Client,
+    /// Where the plan is kept.
+    pub checkpoint: Arc<Checkpoint>,
+    /// Whose plan it is.
+    pub run: RunId,
+    /// What to read.
+    pub reading: Reading,
+}
+
+impl Source for AuditLog {
+    type Error = SourceError;
+
+    async fn run(self, pages: PageSender, stop: CancellationToken) -> Result<(), SourceError> {
+        let events = self.reading.events_per_second.map(quota::limiter);
+        let context = Arc::new(Context {
+            client: self.client,
+            checkpoint: self.checkpoint,
+            run: self.run,
+            reading: self.reading,
+            pages,
+            stop,
+            events,
+            lanes: Default::default(),
+        });
+        loop {
+            let Some(mode) = context.probe().await else {
+                return Ok(());
+            };
+            context
+                .blocking(move |checkpoint, run| checkpoint.set_mode(run, mode))
+                .await?;
+            let end = match mode {
+                SourceMode::Export => {
+                    info!("reading by the export API");
+                    export::read(&context).await?
+                }
+                SourceMode::Search => {
+                    info!("reading by the search API: the server has no export API");
+                    search::read(&context).await?
+                }
+            };
+            match end {
+                End::Done => return Ok(()),
+                End::ApiGone => warn!("the server no longer has the API in use, asking anew"),
+            }
+        }
+    }
+}
+
+/// A call's answer, as far as the caller must care.
+pub(super) enum Answer<T> {
+    Got(T),
+    /// The server does not know the call, has not what was asked for, or does not understand it.
+    Cannot(Remedy, CallError),
+    Stopped,
+}
+
+impl Context {
+    /// Which API the server has: it is asked for the chunks of a day to come, which costs nothing.
+    async fn probe(&self) -> Option<SourceMode> {
+        let day = (Utc::now() + TimeDelta::days(2)).date_naive();
+        loop {
+            match self.patiently(|| self.client.chunks(day)).await {
+                Answer::Got(_) => return Some(SourceMode::Export),
+                Answer::Cannot(Remedy::Unknown, _) => return Some(SourceMode::Search),
+                Answer::Cannot(_, strange) => {
+                    error!(
+                        "cannot find out which event API the server has: {}",
+                        Chain(&strange)
+                    );
+                    unless_stopped(&self.stop, sleep(RETRY.1)).await?;
+                }
+                Answer::Stopped => return None,
+            }
+        }
+    }
+
+    /// Makes a call until it succeeds, the server says that it cannot, or we are told to stop.
+    pub(super) async fn patiently<T, F>(&self, call: impl Fn() -> F) -> Answer<T>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            let failed = match unless_stopped(&self.stop, call()).await {
+                None => return Answer::Stopped,
+                Some(Ok(answer)) => return Answer::Got(answer),
+                Some(Err(failed)) => failed,
+            };
+            match failed.remedy() {
+                Remedy::Retry | Remedy::Hold => self.pause(&mut backoff, &failed).await,
+                remedy => return Answer::Cannot(remedy, failed),
+            }
+        }
+    }
+
+    /// Says what went wrong and waits before the next attempt.
+    pub(super) async fn pause(&self, backoff: &mut Backoff, failed: &CallError) {
+        let failure = backoff.failed();
+        let (pause, failures, mend) = (failure.wait, failure.failures, failed.mend());
+        if failed.remedy() == Remedy::Hold {
+            error!(
+                ?pause,
+                mend,
+                "cannot read, nothing is lost, holding: {}",
+                Chain(failed)
+            );
+        } else if failure.is_lasting() {
+            warn!(
+                ?pause,
+                failures,
+                "reading failed, trying again: {}",
+                Chain(failed)
+            );
+        } else {
+            info!(
+                ?pause,
+                failures,
+                "reading failed, trying again: {}",
+                Chain(failed)
+            );
+        }
+        unless_stopped(&self.stop, sleep(pause)).await;
+    }
+
+    /// A lane that no other reader has.
+    pub(super) fn new_lane(&self) -> Lane {
+        Lane(
+            self.lanes
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+        )
+    }
+
+    /// Hands a page over, within the quota.
+    pub(super) async fn send(&self, page: Page) -> Result<(), Closed> {
+        if let Some(limiter) = &self.events {
+            let events = page.events.len();
+            if unless_stopped(&self.stop, quota::pass(limiter, events))
+                .await
+                .is_none()
+            {
+                return Err(Closed);
+            }
+        }
+        match unless_stopped(&self.stop, self.pages.send(page)).await {
+            Some(sent) => sent,
+            None => Err(Closed),
+        }
+    }
+
+    /// Runs something on the state file, off the executor's threads.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Checkpoint, RunId) -> Result<T, CheckpointError> + Send + 'static,
+    ) -> Result<T, CheckpointError> {
+        let (checkpoint, run) = (self.checkpoint.clone(), self.run);
+        tokio::task::spawn_blocking(move || work(&checkpoint, run))
+            .await
+            .expect("work on the state file does not panic")
+    }
+
+    /// Whether the event is wanted: its type, and its time within `[from, to)`.
+    pub(super) fn wants(&self, event: &AuditEvent) -> bool {
+        let Reading {
+            from_ms,
+            to_ms,
+            filter,
+            ..
+        } = &self.reading;
+        // Without a time it cannot be placed; it goes on, to become a dead letter.
+        let in_time = event.time.is_none_or(|time| {
+            let ms = time.millis();
+            ms >= *from_ms && to_ms.is_none_or(|to_ms| ms < to_ms)
+        });
+        in_time && filter.admits(&event.event_type)
+    }
+}
+
+/// Now, ms since 1970.
+pub(super) fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
+}
+
+/// The UTC day of a time.
+pub(super) fn day_of(ms: i64) -> NaiveDate {
+    chrono::DateTime::from_timestamp_millis(ms).map_or(NaiveDate::MIN, |time| time.date_naive())
+}

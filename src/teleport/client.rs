@@ -1,0 +1,519 @@
+//! The gRPC client: one channel that connects by itself, and the calls of the audit log.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tracing::{info, warn};
+
+use crate::config::{CredentialPaths, TeleportConfig};
+use crate::event::{AuditEvent, Timestamp};
+use crate::output::Chain;
+use crate::pipeline::quota;
+use crate::teleport::dial::{DialError, dial, explain_alert};
+use crate::teleport::identity::{Credentials, IdentityError};
+use crate::teleport::proto::auditlog::audit_log_service_client::AuditLogServiceClient;
+use crate::teleport::proto::auditlog::{self, EventUnstructured};
+use crate::teleport::proto::auth::PingRequest;
+use crate::teleport::proto::auth::auth_service_client::AuthServiceClient;
+
+/// A server that accepts a call and then says nothing for so long is taken for gone.
+const SILENCE: Duration = Duration::from_secs(180);
+
+/// The largest message that is accepted. A page holds 1 MiB of events or one larger event.
+const MESSAGE_BYTES: usize = 64 << 20;
+
+/// What one HTTP/2 stream may have under way. Enough for 25 ms of round trip at 40 MB/s, and small
+/// enough to count several times in the memory bound.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// The same for a whole connection.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// A connection to a cluster's Auth Service. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    log: AuditLogServiceClient<Channel>,
+    auth: AuthServiceClient<Channel>,
+    cluster: Arc<str>,
+    requests: Option<Arc<governor::DefaultDirectRateLimiter>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its Auth Service's version, such as `18.2.0`.
+    pub version: String,
+}
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The credentials' files are not usable.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// There is no connection.
+    #[error("cannot reach Teleport")]
+    Dial(#[source] Arc<DialError>),
+    /// The server says no, or the connection broke.
+    #[error("Teleport answered {method} with {code:?}: {message}")]
+    Status {
+        /// The call.
+        method: &'static str,
+        /// gRPC's code.
+        code: Code,
+        /// The server's words, or those of the transport.
+        message: String,
+    },
+    /// No word for too long.
+    #[error("Teleport said nothing for {} s after {method}", SILENCE.as_secs())]
+    Silence {
+        /// The call.
+        method: &'static str,
+    },
+}
+
+/// What to do about a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Try again: it passes by itself.
+    Retry,
+    /// Hold, say so loudly, try again: somebody must act.
+    Hold,
+    /// The server does not know the call.
+    Unknown,
+    /// What was asked for is not there.
+    NotFound,
+    /// The server does not understand what was asked, so a key or cursor of its own may be stale.
+    Invalid,
+}
+
+impl CallError {
+    /// What to do about it.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Identity(_) => Remedy::Hold,
+            Self::Dial(dial) if dial.is_transient() => Remedy::Retry,
+            Self::Dial(_) => Remedy::Hold,
+            Self::Silence { .. } => Remedy::Retry,
+            Self::Status { code, .. } => match code {
+                Code::Unimplemented => Remedy::Unknown,
+                Code::NotFound => Remedy::NotFound,
+                Code::InvalidArgument | Code::OutOfRange => Remedy::Invalid,
+                Code::PermissionDenied | Code::Unauthenticated => Remedy::Hold,
+                Code::Ok
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::AlreadyExists
+                | Code::ResourceExhausted
+                | Code::FailedPrecondition
+                | Code::Aborted
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss => Remedy::Retry,
+            },
+        }
+    }
+
+    /// What somebody should do; empty where waiting is all.
+    pub fn mend(&self) -> &'static str {
+        match self {
+            Self::Status {
+                code: Code::PermissionDenied,
+                ..
+            } => {
+                "give the identity's user a role with the rule \
+                 `resources: [event, session], verbs: [list, read]`"
+            }
+            Self::Identity(_) => "renew the identity",
+            Self::Dial(dial) if !dial.is_transient() => "check addr and identity in [teleport]",
+            _ => "",
+        }
+    }
+
+    fn new(method: &'static str, status: &Status) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = status.source();
+        while let Some(error) = cause {
+            if let Some(dial) = error.downcast_ref::<SharedDialError>() {
+                return Self::Dial(dial.0.clone());
+            }
+            if let Some(rustls::Error::AlertReceived(alert)) = tls_cause(error) {
+                let message = explain_alert(*alert).to_owned();
+                return Self::Status {
+                    method,
+                    code: status.code(),
+                    message,
+                };
+            }
+            cause = error.source();
+        }
+        let mut message = status.message().to_owned();
+        // tonic says "transport error" and keeps what it was to itself.
+        if let Some(source) = status.source() {
+            let chain = Chain(source).to_string();
+            message = if message.is_empty() {
+                chain
+            } else {
+                format!("{message} ({chain})")
+            };
+        }
+        Self::Status {
+            method,
+            code: status.code(),
+            message,
+        }
+    }
+}
+
+fn tls_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let io = error.downcast_ref::<std::io::Error>()?;
+    io.get_ref()?.downcast_ref()
+}
+
+/// The connector's error, which tonic boxes and hands back as a cause.
+#[derive(Debug)]
+struct SharedDialError(Arc<DialError>);
+
+impl fmt::Display for SharedDialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for SharedDialError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// The credentials as last read; each new connection reads the files again where that is wanted.
+struct Current {
+    paths: CredentialPaths,
+    refresh: bool,
+    credentials: Mutex<Arc<Credentials>>,
+}
+
+impl Current {
+    fn for_new_connection(&self) -> Arc<Credentials> {
+        let mut current = self
+            .credentials
+            .lock()
+            .expect("nobody panics while holding it");
+        if self.refresh {
+            match Credentials::load(&self.paths) {
+                Ok(fresh) => *current = Arc::new(fresh),
+                // tbot may be writing at this moment: what we have still works.
+                Err(unreadable) => {
+                    warn!(
+                        "keeping the credentials read before: {}",
+                        Chain(&unreadable)
+                    );
+                }
+            }
+        }
+        current.clone()
+    }
+}
+
+impl Client {
+    /// Reads the credentials and prepares the channel. The connection itself is made by the first
+    /// call, and again by the next one whenever it is lost.
+    ///
+    /// # Errors
+    /// If the credentials cannot be used.
+    pub fn new(
+        config: &TeleportConfig,
+        requests_per_second: Option<std::num::NonZeroU32>,
+    ) -> Result<Self, IdentityError> {
+        let credentials = Credentials::load(&config.credentials)?;
+        credentials.check_time(Utc::now())?;
+        let cluster: Arc<str> = credentials.cluster.as_str().into();
+        info!(%cluster, address = %config.addr, expires = %credentials.not_after.to_rfc3339(),
+            "credentials read");
+        let current = Arc::new(Current {
+            paths: config.credentials.clone(),
+            refresh: config.refresh.is_some(),
+            credentials: Mutex::new(Arc::new(credentials)),
+        });
+        let address = config.addr.clone();
+        let connector = tower::service_fn(move |_| {
+            let (address, current) = (address.clone(), current.clone());
+            async move {
+                let credentials = current.for_new_connection();
+                match dial(&address, &credentials).await {
+                    Ok(stream) => Ok(TokioIo::new(stream)),
+                    Err(failed) => Err(SharedDialError(Arc::new(failed))),
+                }
+            }
+        });
+        // The URI only fills the `:authority` of requests; the connector knows where to go. The
+        // server enforces at least 60 s between keepalive pings.
+        let channel = Endpoint::from_static("http://teleport.cluster.local")
+            .http2_keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_timeout(Duration::from_secs(180))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .connect_with_connector_lazy(connector);
+        Ok(Self {
+            log: AuditLogServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES),
+            auth: AuthServiceClient::new(channel),
+            cluster,
+            requests: requests_per_second.map(|quota| Arc::new(quota::limiter(quota))),
+        })
+    }
+
+    /// The cluster that issued the credentials.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    async fn wait_for_quota(&self) {
+        if let Some(limiter) = &self.requests {
+            quota::pass(limiter, 1).await;
+        }
+    }
+
+    /// Asks the server who it is; proves the connection and the certificate.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn ping(&self) -> Result<Server, CallError> {
+        let mut auth = self.auth.clone();
+        let answer = answered("Ping", auth.ping(PingRequest {})).await?;
+        let version = answer.server_version.trim_start_matches('v').to_owned();
+        Ok(Server {
+            cluster: answer.cluster_name,
+            version,
+        })
+    }
+
+    /// One page of a search, oldest first. `from` and `to` are both inclusive.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn search(&self, query: &Query<'_>, start_key: &str) -> Result<Found, CallError> {
+        self.wait_for_quota().await;
+        let request = auditlog::GetUnstructuredEventsRequest {
+            namespace: query.namespace.into(),
+            start_date: Some(wire_time(query.from_ms)),
+            end_date: Some(wire_time(query.to_ms)),
+            event_types: query.types.to_vec(),
+            limit: query.limit,
+            start_key: start_key.into(),
+            order: auditlog::Order::Ascending.into(),
+        };
+        let mut log = self.log.clone();
+        let page = answered(
+            "GetUnstructuredEvents",
+            log.get_unstructured_events(request),
+        )
+        .await?;
+        let events = page.items.into_iter().map(audit_event).collect();
+        Ok(Found {
+            events,
+            last_key: page.last_key,
+        })
+    }
+
+    /// One event of the last day, if there is one: proves the right to read events.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn newest_event(&self) -> Result<Option<AuditEvent>, CallError> {
+        let to_ms = Utc::now().timestamp_millis();
+        let from_ms = to_ms - 24 * 3600 * 1000;
+        let query = Query {
+            namespace: "default",
+            from_ms,
+            to_ms,
+            types: &[],
+            limit: 1,
+        };
+        Ok(self.search(&query, "").await?.events.pop())
+    }
+
+    /// All chunks of a UTC day.
+    ///
+    /// # Errors
+    /// If the call fails; [`Remedy::Unknown`] where the server has no export API.
+    pub async fn chunks(&self, day: chrono::NaiveDate) -> Result<Vec<String>, CallError> {
+        const METHOD: &str = "GetEventExportChunks";
+        self.wait_for_quota().await;
+        let mut log = self.log.clone();
+        let request = auditlog::GetEventExportChunksRequest {
+            date: Some(wire_day(day)),
+        };
+        let mut stream = answered(METHOD, log.get_event_export_chunks(request)).await?;
+        let mut chunks = Vec::new();
+        while let Some(chunk) = next(METHOD, &mut stream).await? {
+            chunks.push(chunk.chunk);
+        }
+        Ok(chunks)
+    }
+
+    /// Reads a chunk from behind `cursor`, or from its start if that is empty.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn export(
+        &self,
+        day: chrono::NaiveDate,
+        chunk: &str,
+        cursor: &str,
+    ) -> Result<ChunkStream, CallError> {
+        self.wait_for_quota().await;
+        let mut log = self.log.clone();
+        let request = auditlog::ExportUnstructuredEventsRequest {
+            date: Some(wire_day(day)),
+            chunk: chunk.into(),
+            cursor: cursor.into(),
+        };
+        let stream = answered(
+            "ExportUnstructuredEvents",
+            log.export_unstructured_events(request),
+        )
+        .await?;
+        Ok(ChunkStream {
+            stream,
+            silent: Duration::ZERO,
+        })
+    }
+}
+
+/// The events of one chunk, with the cursor behind each.
+#[derive(Debug)]
+pub struct ChunkStream {
+    stream: Streaming<auditlog::ExportEventUnstructured>,
+    /// How long nothing has come.
+    silent: Duration,
+}
+
+impl ChunkStream {
+    /// The next event and the cursor behind it; `Some(None)` at the chunk's end, `None` if there
+    /// is nothing yet after `patience`. Safe to drop: nothing is taken before it is given.
+    ///
+    /// # Errors
+    /// If the stream breaks, or says nothing for too long.
+    pub async fn next_within(
+        &mut self,
+        patience: Duration,
+    ) -> Result<Option<Option<(AuditEvent, String)>>, CallError> {
+        const METHOD: &str = "ExportUnstructuredEvents";
+        // Most events are there already; a timer for each would cost more than its decoding.
+        let next = match self.stream.message().now_or_never() {
+            Some(next) => next,
+            None => match timeout(patience, self.stream.message()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    self.silent += patience;
+                    let gone = self.silent >= SILENCE;
+                    return if gone {
+                        Err(CallError::Silence { method: METHOD })
+                    } else {
+                        Ok(None)
+                    };
+                }
+            },
+        };
+        let item = next.map_err(|status| CallError::new(METHOD, &status))?;
+        self.silent = Duration::ZERO;
+        Ok(Some(item.map(|item| {
+            (audit_event(item.event.unwrap_or_default()), item.cursor)
+        })))
+    }
+}
+
+/// What to search for.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// Teleport's namespace; servers ignore it.
+    pub namespace: &'a str,
+    /// Lower bound, inclusive, ms since 1970.
+    pub from_ms: i64,
+    /// Upper bound, inclusive, ms since 1970.
+    pub to_ms: i64,
+    /// Event types; all if empty.
+    pub types: &'a [String],
+    /// The most events of a page, 1 to 10,000.
+    pub limit: i32,
+}
+
+/// A page of a search.
+#[derive(Debug)]
+pub struct Found {
+    /// Oldest first.
+    pub events: Vec<AuditEvent>,
+    /// Opaque; empty if there is no further page for now.
+    pub last_key: String,
+}
+
+async fn answered<T>(
+    method: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match timeout(SILENCE, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(CallError::new(method, &status)),
+        Err(_) => Err(CallError::Silence { method }),
+    }
+}
+
+async fn next<T>(method: &'static str, stream: &mut Streaming<T>) -> Result<Option<T>, CallError> {
+    match timeout(SILENCE, stream.message()).await {
+        Ok(Ok(message)) => Ok(message),
+        Ok(Err(status)) => Err(CallError::new(method, &status)),
+        Err(_) => Err(CallError::Silence { method }),
+    }
+}
+
+fn wire_time(ms: i64) -> auditlog::Timestamp {
+    let Timestamp { seconds, nanos } = Timestamp::from_millis(ms);
+    auditlog::Timestamp { seconds, nanos }
+}
+
+fn wire_day(day: chrono::NaiveDate) -> auditlog::Timestamp {
+    let midnight: DateTime<Utc> = day.and_time(chrono::NaiveTime::MIN).and_utc();
+    wire_time(midnight.timestamp_millis())
+}
+
+fn audit_event(event: EventUnstructured) -> AuditEvent {
+    let EventUnstructured {
+        r#type,
+        id,
+        time,
+        index,
+        unstructured,
+    } = event;
+    let time = time.map(|time| Timestamp {
+        seconds: time.seconds,
+        nanos: time.nanos,
+    });
+    AuditEvent {
+        event_type: r#type,
+        id,
+        time,
+        index,
+        body: unstructured,
+    }
+}

@@ -1,0 +1,452 @@
+//! Reads by the search API: windows of time, each page by page, oldest event first.
+//!
+//! **Our own position is a time; the server's key is a hint.** The window is the outer loop, and
+//! every window starts without a key. Within a window the key saves the server work; it is thrown
+//! away whenever the server no longer takes it, and reading goes on from the time of the last
+//! event that was read. Events at just that time come twice then, which their ids make harmless.
+//! Keys have changed their format under running exporters, so none is ever stored.
+//!
+//! **Catching up** cuts what lies before now into windows that are planned in the state file and
+//! read in parallel. **Following** looks at the log's end once a poll interval, one search at a
+//! time.
+//!
+//! **Late events**, which appear with a time that has been passed, are found by looking back: a
+//! few seconds at each poll, some minutes every other minute, hours every few hours. A long look
+//! back is read a few pages at a time between polls, so that it delays nothing. What is found
+//! twice costs Elasticsearch a look-up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::audit_log::{Answer, Context, End, SourceError, now_ms};
+use crate::checkpoint::{Step, Window};
+use crate::event::AuditEvent;
+use crate::output::Chain;
+use crate::pipeline::retry::Backoff;
+use crate::pipeline::{Page, unless_stopped};
+use crate::teleport::client::{Found, Query, Remedy};
+
+/// Each poll looks back so far.
+const SHORT_LOOK_BACK_MS: i64 = 10_000;
+
+/// How far the longer looks go back, and how often they are made. Together with the short one
+/// they read each event about seven times within its first hours.
+const LOOK_BACKS: [(Duration, Duration); 2] = [
+    (Duration::from_secs(5 * 60), Duration::from_secs(2 * 60)),
+    (Duration::from_secs(6 * 3600), Duration::from_secs(3 * 3600)),
+];
+
+/// Pages of a longer look back that are read between two polls.
+const LOOK_BACK_PAGES: usize = 4;
+
+/// No window is cut shorter than this to give every reader one.
+const SHORTEST_WINDOW_MS: i64 = 10 * 60 * 1000;
+
+pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
+    let run = context
+        .blocking(|checkpoint, run| checkpoint.run(run))
+        .await?;
+    let mut planned_to = run
+        .windows
+        .iter()
+        .map(|w| w.to_ms)
+        .max()
+        .unwrap_or(run.position_ms);
+    let mut windows = run.windows;
+    // The look-backs end at what had been read before this start; it may be long ago.
+    let mut looks = LookBacks::new(planned_to);
+    loop {
+        let end = context
+            .reading
+            .to_ms
+            .map_or_else(now_ms, |to_ms| to_ms.min(now_ms()));
+        let fresh = cut(planned_to, end, context);
+        let plan = fresh.clone();
+        context
+            .blocking(move |checkpoint, run| checkpoint.add_windows(run, &plan))
+            .await?;
+        windows.extend(fresh);
+        planned_to = planned_to.max(end);
+        match read_windows(context, std::mem::take(&mut windows)).await? {
+            Some(End::Done) => {}
+            Some(End::ApiGone) => return Ok(End::ApiGone),
+            None => return Ok(End::Done),
+        }
+        let closed = context.reading.to_ms.is_some() || context.reading.exit_on_last_event;
+        if closed {
+            return Ok(End::Done);
+        }
+        // What came while we were catching up is worth windows of its own if it is much.
+        if now_ms() - planned_to < window_ms(context) {
+            break;
+        }
+    }
+    info!("caught up, following the audit log");
+    follow(context, planned_to, &mut looks).await
+}
+
+fn window_ms(context: &Context) -> i64 {
+    i64::try_from(context.reading.window.as_millis())
+        .unwrap_or(i64::MAX)
+        .max(1)
+}
+
+/// Cuts `[from, to)` into windows: at most the configured length, short enough to give every
+/// reader two if the span is long enough.
+fn cut(from_ms: i64, to_ms: i64, context: &Context) -> Vec<Window> {
+    if to_ms <= from_ms {
+        return Vec::new();
+    }
+    let readers = i64::try_from(context.reading.concurrency).unwrap_or(1);
+    let share = (to_ms - from_ms) / (2 * readers);
+    let length = share.max(SHORTEST_WINDOW_MS).min(window_ms(context));
+    let mut windows = Vec::new();
+    let mut start = from_ms;
+    while start < to_ms {
+        let end = start.saturating_add(length).min(to_ms);
+        windows.push(Window {
+            from_ms: start,
+            to_ms: end,
+            reached_ms: start,
+        });
+        start = end;
+    }
+    windows
+}
+
+/// Reads windows, as many at once as is allowed, oldest first. `None`: told to stop.
+async fn read_windows(
+    context: &Arc<Context>,
+    windows: Vec<Window>,
+) -> Result<Option<End>, SourceError> {
+    let mut waiting: VecDeque<Window> = windows.into();
+    let mut readers = JoinSet::new();
+    loop {
+        while readers.len() < context.reading.concurrency
+            && let Some(window) = waiting.pop_front()
+        {
+            let context = context.clone();
+            readers.spawn(async move { read_window(&context, window, window.reached_ms).await });
+        }
+        match readers.join_next().await {
+            None => return Ok(Some(End::Done)),
+            Some(read) => match read.expect("a reader does not panic") {
+                Ok(Read::Whole) => {}
+                Ok(Read::Stopped) => return Ok(None),
+                Ok(Read::ApiGone) => return Ok(Some(End::ApiGone)),
+                Err(failed) => return Err(failed),
+            },
+        }
+    }
+}
+
+enum Read {
+    Whole,
+    Stopped,
+    ApiGone,
+}
+
+/// Reads one window to its end. Starts at `from_ms`, which may lie before the window: what is
+/// found there is sent, but moves nothing.
+async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<Read, SourceError> {
+    let lane = context.new_lane();
+    let mut pages = Pages::new(context, from_ms, window.to_ms);
+    let mut found = match pages.next().await? {
+        Next::Found(found) => found,
+        Next::Stopped => return Ok(Read::Stopped),
+        Next::ApiGone => return Ok(Read::ApiGone),
+    };
+    loop {
+        let is_last = found.last_key.is_empty();
+        let reached_ms = if is_last {
+            window.to_ms
+        } else {
+            pages.reached_ms
+        };
+        let reached = (reached_ms > window.from_ms).then_some(Step::Window {
+            from_ms: window.from_ms,
+            to_ms: window.to_ms,
+            reached_ms,
+        });
+        let all = found.events.len();
+        let events: Vec<AuditEvent> = found
+            .events
+            .into_iter()
+            .filter(|event| {
+                // The server's upper end is inclusive, a window's is not.
+                let inside = event.time.is_none_or(|time| time.millis() < window.to_ms);
+                inside && context.wants(event)
+            })
+            .collect();
+        let filtered = (all - events.len()) as u64;
+        let page = Page {
+            lane,
+            events,
+            filtered,
+            reached,
+            gap: None,
+        };
+        if is_last {
+            return Ok(match context.send(page).await {
+                Ok(()) => Read::Whole,
+                Err(_) => Read::Stopped,
+            });
+        }
+        // The next page is on its way while this one waits to be taken.
+        let (sent, next) = tokio::join!(context.send(page), pages.next());
+        found = match next? {
+            _ if sent.is_err() => return Ok(Read::Stopped),
+            Next::Found(found) => found,
+            Next::Stopped => return Ok(Read::Stopped),
+            Next::ApiGone => return Ok(Read::ApiGone),
+        };
+    }
+}
+
+/// The pages of one span of time, one after the other.
+struct Pages<'a> {
+    context: &'a Context,
+    from_ms: i64,
+    to_ms: i64,
+    key: String,
+    /// Every event before this time has been read.
+    reached_ms: i64,
+    backoff: Backoff,
+}
+
+enum Next {
+    Found(Found),
+    Stopped,
+    ApiGone,
+}
+
+impl<'a> Pages<'a> {
+    fn new(context: &'a Context, from_ms: i64, to_ms: i64) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        Self {
+            context,
+            from_ms,
+            to_ms,
+            key: String::new(),
+            reached_ms: from_ms,
+            backoff,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Next, SourceError> {
+        loop {
+            let query = Query {
+                namespace: &self.context.reading.namespace,
+                from_ms: self.from_ms,
+                to_ms: self.to_ms,
+                types: &self.context.reading.types,
+                limit: self.context.reading.page_limit,
+            };
+            let search = || self.context.client.search(&query, &self.key);
+            match self.context.patiently(search).await {
+                Answer::Got(found)
+                    if found.events.is_empty()
+                        && found.last_key == self.key
+                        && !self.key.is_empty() =>
+                {
+                    // The server turns in a circle.
+                    warn!("the server gives the same key again and no event, dropping the key");
+                    self.drop_key();
+                    let pause = self.backoff.failed().wait;
+                    if unless_stopped(&self.context.stop, sleep(pause))
+                        .await
+                        .is_none()
+                    {
+                        return Ok(Next::Stopped);
+                    }
+                }
+                Answer::Got(found) => {
+                    self.backoff.succeeded();
+                    self.key.clone_from(&found.last_key);
+                    let last = found.events.iter().rev().find_map(|event| event.time);
+                    if let Some(last) = last {
+                        self.reached_ms = self.reached_ms.max(last.millis().min(self.to_ms));
+                    }
+                    return Ok(Next::Found(found));
+                }
+                Answer::Cannot(Remedy::Unknown, _) => {
+                    // Neither this API nor, as the probe has shown, the other.
+                    return self.unknown().await;
+                }
+                Answer::Cannot(_, refused) if !self.key.is_empty() => {
+                    warn!(
+                        "the server does not take its own key, dropping it: {}",
+                        Chain(&refused)
+                    );
+                    self.drop_key();
+                }
+                Answer::Cannot(_, refused) => {
+                    self.context.pause(&mut self.backoff, &refused).await;
+                    if self.context.stop.is_cancelled() {
+                        return Ok(Next::Stopped);
+                    }
+                }
+                Answer::Stopped => return Ok(Next::Stopped),
+            }
+        }
+    }
+
+    fn drop_key(&mut self) {
+        self.key.clear();
+        self.from_ms = self.reached_ms;
+    }
+
+    /// The server does not know the search. If it has the export by now, that is the way on.
+    async fn unknown(&self) -> Result<Next, SourceError> {
+        let day = super::audit_log::day_of(now_ms() + 2 * 24 * 3600 * 1000);
+        match self
+            .context
+            .patiently(|| self.context.client.chunks(day))
+            .await
+        {
+            Answer::Got(_) => Ok(Next::ApiGone),
+            Answer::Cannot(..) => Err(SourceError::TooOld),
+            Answer::Stopped => Ok(Next::Stopped),
+        }
+    }
+}
+
+/// Looks at the log's end once a poll interval, for ever.
+async fn follow(
+    context: &Arc<Context>,
+    mut position_ms: i64,
+    looks: &mut LookBacks,
+) -> Result<End, SourceError> {
+    loop {
+        let now = now_ms();
+        if now > position_ms {
+            let window = Window {
+                from_ms: position_ms,
+                to_ms: now,
+                reached_ms: position_ms,
+            };
+            let from_ms = (position_ms - SHORT_LOOK_BACK_MS).max(context.reading.from_ms);
+            match read_window(context, window, from_ms).await? {
+                Read::Whole => {}
+                Read::Stopped => return Ok(End::Done),
+                Read::ApiGone => return Ok(End::ApiGone),
+            }
+            position_ms = now;
+        }
+        if let Some(end) = looks.go_on(context, position_ms).await? {
+            return Ok(end);
+        }
+        if unless_stopped(
+            &context.stop,
+            sleep(jittered(context.reading.poll_interval)),
+        )
+        .await
+        .is_none()
+        {
+            return Ok(End::Done);
+        }
+    }
+}
+
+/// Up to a seventh shorter, so that many exporters do not ask at once.
+pub(super) fn jittered(interval: Duration) -> Duration {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
+    let part = u32::try_from(random % 1024).expect("below 1024");
+    interval - interval / 7 * part / 1024
+}
+
+/// The longer looks back, of which one at a time is under way.
+struct LookBacks {
+    last: [Option<Instant>; LOOK_BACKS.len()],
+    /// What had been read when this process started: the first looks go back from there.
+    started_from_ms: i64,
+    under_way: Option<(String, i64, i64)>,
+}
+
+impl LookBacks {
+    fn new(started_from_ms: i64) -> Self {
+        Self {
+            last: [None; LOOK_BACKS.len()],
+            started_from_ms,
+            under_way: None,
+        }
+    }
+
+    /// Begins a look if one is due, and reads a few pages of the one under way.
+    async fn go_on(
+        &mut self,
+        context: &Context,
+        position_ms: i64,
+    ) -> Result<Option<End>, SourceError> {
+        self.begin(context, position_ms);
+        let Some((key, from_ms, to_ms)) = self.under_way.take() else {
+            return Ok(None);
+        };
+        let mut pages = Pages::new(context, from_ms, to_ms);
+        pages.key = key;
+        let lane = context.new_lane();
+        for _ in 0..LOOK_BACK_PAGES {
+            let found = match pages.next().await? {
+                Next::Found(found) => found,
+                Next::Stopped => return Ok(Some(End::Done)),
+                Next::ApiGone => return Ok(Some(End::ApiGone)),
+            };
+            let is_last = found.last_key.is_empty();
+            let all = found.events.len();
+            let events: Vec<_> = found
+                .events
+                .into_iter()
+                .filter(|event| context.wants(event))
+                .collect();
+            let filtered = (all - events.len()) as u64;
+            let page = Page {
+                lane,
+                events,
+                filtered,
+                reached: None,
+                gap: None,
+            };
+            if context.send(page).await.is_err() {
+                return Ok(Some(End::Done));
+            }
+            if is_last {
+                return Ok(None);
+            }
+        }
+        self.under_way = Some((pages.key, pages.from_ms, to_ms));
+        Ok(None)
+    }
+
+    fn begin(&mut self, context: &Context, position_ms: i64) {
+        if self.under_way.is_some() {
+            return;
+        }
+        // The longest look that is due serves the shorter ones too.
+        for (place, (back, every)) in LOOK_BACKS.iter().enumerate().rev() {
+            let is_first = self.last[place].is_none();
+            if self.last[place].is_some_and(|last| last.elapsed() < *every) {
+                continue;
+            }
+            for shorter in &mut self.last[..=place] {
+                *shorter = Some(Instant::now());
+            }
+            let start = if is_first {
+                self.started_from_ms.min(position_ms)
+            } else {
+                position_ms
+            };
+            let back_ms = i64::try_from(back.as_millis()).expect("hours in milliseconds");
+            let from_ms = (start - back_ms).max(context.reading.from_ms);
+            if from_ms < position_ms {
+                debug!(from_ms, position_ms, "looking back for late events");
+                self.under_way = Some((String::new(), from_ms, position_ms));
+            }
+            return;
+        }
+    }
+}
