@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Marks;
-use super::text::{ROOM, begins_plain, write_byte, write_number, write_string, write_text};
+use super::text::{ROOM, write_byte, write_number, write_string, write_text};
 use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
@@ -60,16 +60,26 @@ enum Kind {
 #[derive(Default)]
 pub(super) struct Transcoder {
     members: Vec<Member>,
+    /// Whether keys are looked at before they are sorted. At first they are not, and only if one
+    /// turns out to be no valid UTF-8 when it is written, everything is done once more like this.
+    mends_keys: bool,
     /// The keys that were no valid UTF-8, mended.
     mended_keys: Vec<u8>,
+    has_faulty_key: bool,
     marks: Marks,
 }
 
 impl Transcoder {
     /// Takes in the members of the event itself, sorted; what was taken in before is forgotten.
     pub(super) fn read(&mut self, body: &[u8]) -> Result<(), Malformed> {
+        self.mends_keys = false;
+        self.read_again(body)
+    }
+
+    fn read_again(&mut self, body: &[u8]) -> Result<(), Malformed> {
         self.members.clear();
         self.mended_keys.clear();
+        self.has_faulty_key = false;
         self.marks = Marks::default();
         self.collect(body, Span::of(body)?)
     }
@@ -100,7 +110,12 @@ impl Transcoder {
         // As wire and as text an event is about equally long.
         let start = out.len();
         out.resize(start + body.len() + body.len() / 8 + 2 * ROOM, 0);
-        let end = self.write_object(body, 0, 1, out, start)?;
+        let mut end = self.write_object(body, 0, 1, out, start)?;
+        if self.has_faulty_key {
+            self.mends_keys = true;
+            self.read_again(body)?;
+            end = self.write_object(body, 0, 1, out, start)?;
+        }
         out.truncate(end);
         Ok(self.marks)
     }
@@ -127,11 +142,7 @@ impl Transcoder {
             };
             let (start, end) = (key.start as usize, key.end as usize);
             let mut prefix = prefix(body, start, end);
-            let is_plain = match body[start..].first_chunk::<KEY_SHORT>() {
-                Some(chunk) if end - start <= KEY_SHORT => begins_plain(chunk, end - start),
-                _ => false,
-            };
-            if !is_plain && std::str::from_utf8(key.bytes(body)).is_err() {
+            if self.mends_keys && std::str::from_utf8(key.bytes(body)).is_err() {
                 (key, prefix) = self.mend(body, key);
             }
             self.members.push(Member { prefix, key, value });
@@ -193,15 +204,14 @@ impl Transcoder {
     }
 
     #[inline]
-    fn write_key(&self, body: &[u8], member: &Member, out: &mut Vec<u8>, at: usize) -> usize {
+    fn write_key(&mut self, body: &[u8], member: &Member, out: &mut Vec<u8>, at: usize) -> usize {
         let (start, end) = (member.key.start as usize, member.key.end as usize);
-        // A key that was no UTF-8 has been seen and marked already.
-        let mut faulty = false;
+        let faulty = &mut self.has_faulty_key;
         if end <= body.len() {
-            return write_string::<KEY_SHORT>(body, start, end, &mut faulty, out, at);
+            return write_string::<KEY_SHORT>(body, start, end, faulty, out, at);
         }
         let (start, end) = (start - body.len(), end - body.len());
-        write_string::<KEY_SHORT>(&self.mended_keys, start, end, &mut faulty, out, at)
+        write_string::<KEY_SHORT>(&self.mended_keys, start, end, faulty, out, at)
     }
 
     /// Writes a value that lies in an object or list of this level.

@@ -74,7 +74,7 @@ pub(super) fn write_string<const SHORT: usize>(
         }
         _ => {
             out.truncate(at);
-            *faulty |= write_odd(&haystack[start..end], out);
+            *faulty |= write_any(&haystack[start..end], out);
             out.len()
         }
     }
@@ -83,7 +83,7 @@ pub(super) fn write_string<const SHORT: usize>(
 /// Whether the first `length` bytes are ASCII without anything to escape. Written such that the
 /// compiler looks at sixteen bytes at once.
 #[inline]
-pub(super) fn begins_plain<const SHORT: usize>(chunk: &[u8; SHORT], length: usize) -> bool {
+fn begins_plain<const SHORT: usize>(chunk: &[u8; SHORT], length: usize) -> bool {
     let length = u8::try_from(length).unwrap_or(u8::MAX);
     let mut odd = false;
     for (n, byte) in (0_u8..).zip(chunk) {
@@ -94,9 +94,20 @@ pub(super) fn begins_plain<const SHORT: usize>(chunk: &[u8; SHORT], length: usiz
     !odd
 }
 
-/// Any text, at the end of `out`.
+/// Any text, at the end of `out`; `true` if it was no valid UTF-8.
 #[inline(never)]
-fn write_odd(text: &[u8], out: &mut Vec<u8>) -> bool {
+fn write_any(text: &[u8], out: &mut Vec<u8>) -> bool {
+    let (chunks, rest) = text.as_chunks::<16>();
+    let is_plain = chunks.iter().all(|chunk| begins_plain(chunk, 16))
+        && rest
+            .iter()
+            .all(|byte| byte.is_ascii() && !is_escaped(*byte));
+    if is_plain {
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return false;
+    }
     out.push(b'"');
     let is_utf8 = std::str::from_utf8(text).is_ok();
     if is_utf8 {
