@@ -2,8 +2,8 @@
 //!
 //! There is no tree in between. The members of one object at a time are noted as offsets into the
 //! body, sorted by key, and written; the members of an object inside lie above them on the same
-//! stack while it is written. The stack keeps its memory, so a body costs no allocation once the
-//! largest has passed.
+//! stack while it is written. The stack keeps its memory, at most 12 bytes for each byte of the
+//! largest body so far, so a body costs no allocation once the largest has passed.
 //!
 //! How a body is read where protobuf leaves a choice or it is odd:
 //! - of several members with one key the last on the wire counts;
@@ -17,17 +17,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Marks;
-use super::text::{ROOM, write_byte, write_number, write_string, write_text};
+use super::text::{write_number, write_string};
 use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
-/// any event there is (protobuf's own decoders stop at 100 messages, about 33 objects) and little
-/// for any stack.
+/// any event there is (many protobuf decoders stop at 100 messages in each other, which is 33
+/// objects) and little for any stack.
 pub(super) const LEVELS_MAX: usize = 64;
 
 /// The key of the member that names an event's marks.
 pub(super) const MARKS_KEY: &[u8] = b"event_indexer.marks";
 
+/// How long nearly all keys are at most, and nearly all texts: ids have 36 bytes, addresses and
+/// times fewer. More would cost each of them, less would send ids down the slow path.
 const KEY_SHORT: usize = 32;
 const VALUE_SHORT: usize = 48;
 
@@ -65,6 +67,7 @@ pub(super) struct Transcoder {
     mends_keys: bool,
     /// The keys that were no valid UTF-8, mended.
     mended_keys: Vec<u8>,
+    /// Whether a key was written that ought to have been mended first.
     has_faulty_key: bool,
     marks: Marks,
 }
@@ -107,16 +110,14 @@ impl Transcoder {
     /// Appends the event that was read, without a line end. `body` is the one given to `read`. After
     /// an error `out` holds anything behind what it held before.
     pub(super) fn write(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<Marks, Malformed> {
-        // As wire and as text an event is about equally long.
         let start = out.len();
-        out.resize(start + body.len() + body.len() / 8 + 2 * ROOM, 0);
-        let mut end = self.write_object(body, 0, 1, out, start)?;
+        self.write_object(body, 0, 1, out)?;
         if self.has_faulty_key {
+            out.truncate(start);
             self.mends_keys = true;
             self.read_again(body)?;
-            end = self.write_object(body, 0, 1, out, start)?;
+            self.write_object(body, 0, 1, out)?;
         }
-        out.truncate(end);
         Ok(self.marks)
     }
 
@@ -170,17 +171,15 @@ impl Transcoder {
         (Span::new(body.len() + start, body.len() + end), prefix)
     }
 
-    /// Writes the members from `base` on and takes them off the stack. Here and below, what is
-    /// written goes to `at` and the end of it is returned.
+    /// Writes the members from `base` on and takes them off the stack.
     fn write_object(
         &mut self,
         body: &[u8],
         base: usize,
         level: usize,
         out: &mut Vec<u8>,
-        mut at: usize,
-    ) -> Result<usize, Malformed> {
-        at = write_byte(b'{', out, at);
+    ) -> Result<(), Malformed> {
+        out.push(b'{');
         let end = self.members.len();
         let mut is_first = true;
         for index in base..end {
@@ -192,26 +191,27 @@ impl Transcoder {
                 }
             }
             if !is_first {
-                at = write_byte(b',', out, at);
+                out.push(b',');
             }
             is_first = false;
-            at = self.write_key(body, &member, out, at);
-            at = write_byte(b':', out, at);
-            at = self.write_value(body, member.value, level, out, at)?;
+            self.write_key(body, &member, out);
+            out.push(b':');
+            self.write_value(body, member.value, level, out)?;
         }
         self.members.truncate(base);
-        Ok(write_byte(b'}', out, at))
+        out.push(b'}');
+        Ok(())
     }
 
     #[inline]
-    fn write_key(&mut self, body: &[u8], member: &Member, out: &mut Vec<u8>, at: usize) -> usize {
+    fn write_key(&mut self, body: &[u8], member: &Member, out: &mut Vec<u8>) {
         let (start, end) = (member.key.start as usize, member.key.end as usize);
         let faulty = &mut self.has_faulty_key;
         if end <= body.len() {
-            return write_string::<KEY_SHORT>(body, start, end, faulty, out, at);
+            return write_string::<KEY_SHORT>(body, start, end, faulty, out);
         }
         let (start, end) = (start - body.len(), end - body.len());
-        write_string::<KEY_SHORT>(&self.mended_keys, start, end, faulty, out, at)
+        write_string::<KEY_SHORT>(&self.mended_keys, start, end, faulty, out);
     }
 
     /// Writes a value that lies in an object or list of this level.
@@ -222,31 +222,29 @@ impl Transcoder {
         value: Span,
         level: usize,
         out: &mut Vec<u8>,
-        at: usize,
-    ) -> Result<usize, Malformed> {
-        Ok(match kind(body, value)? {
-            Kind::Null => write_text(b"null", out, at),
-            Kind::Bool(true) => write_text(b"true", out, at),
-            Kind::Bool(false) => write_text(b"false", out, at),
-            Kind::Number(number) => write_number(number, out, at),
+    ) -> Result<(), Malformed> {
+        match kind(body, value)? {
+            Kind::Null => out.extend_from_slice(b"null"),
+            Kind::Bool(true) => out.extend_from_slice(b"true"),
+            Kind::Bool(false) => out.extend_from_slice(b"false"),
+            Kind::Number(number) => write_number(number, out),
             Kind::String(text) => {
                 let (start, end) = (text.start as usize, text.end as usize);
                 let faulty = &mut self.marks.invalid_utf8;
-                write_string::<VALUE_SHORT>(body, start, end, faulty, out, at)
+                write_string::<VALUE_SHORT>(body, start, end, faulty, out);
             }
             Kind::Object(_) | Kind::List(_) if level == LEVELS_MAX => {
                 self.marks.too_deep = true;
-                out.truncate(at);
                 write_wire(value.bytes(body), out);
-                out.len()
             }
             Kind::Object(object) => {
                 let base = self.members.len();
                 self.collect(body, object)?;
-                self.write_object(body, base, level + 1, out, at)?
+                self.write_object(body, base, level + 1, out)?;
             }
-            Kind::List(list) => self.write_list(body, list, level + 1, out, at)?,
-        })
+            Kind::List(list) => self.write_list(body, list, level + 1, out)?,
+        }
+        Ok(())
     }
 
     fn write_list(
@@ -255,11 +253,10 @@ impl Transcoder {
         list: Span,
         level: usize,
         out: &mut Vec<u8>,
-        mut at: usize,
-    ) -> Result<usize, Malformed> {
+    ) -> Result<(), Malformed> {
         const VALUES: u32 = tag(1, LENGTH);
 
-        at = write_byte(b'[', out, at);
+        out.push(b'[');
         let mut is_first = true;
         let mut values = Reader::new(body, list);
         while let Some(found) = values.next_tag()? {
@@ -268,13 +265,14 @@ impl Transcoder {
                 continue;
             }
             if !is_first {
-                at = write_byte(b',', out, at);
+                out.push(b',');
             }
             is_first = false;
             let value = values.length_delimited()?;
-            at = self.write_value(body, value, level, out, at)?;
+            self.write_value(body, value, level, out)?;
         }
-        Ok(write_byte(b']', out, at))
+        out.push(b']');
+        Ok(())
     }
 }
 

@@ -1,47 +1,4 @@
 //! Writes JSON strings and numbers.
-//!
-//! While a document is written, `out` is longer than what is written and the end of that is passed
-//! from hand to hand as `at`. So the place of a byte depends on a register and not, as with
-//! `Vec::push`, on a length in memory that the byte before has just changed; this is a quarter of
-//! the time. What is beyond `at` is cut off in the end.
-
-/// As many bytes may be written once [`room`] has been asked for.
-pub(super) const ROOM: usize = 64;
-
-/// The next bytes to be written.
-#[inline]
-pub(super) fn room(out: &mut Vec<u8>, at: usize) -> &mut [u8; ROOM] {
-    if out.len() < at + ROOM {
-        lengthen(out, at);
-    }
-    out[at..]
-        .first_chunk_mut()
-        .expect("there was room, or it was made")
-}
-
-#[cold]
-fn lengthen(out: &mut Vec<u8>, at: usize) {
-    out.resize(at + 16 * ROOM, 0);
-}
-
-/// Writes one byte.
-#[inline]
-pub(super) fn write_byte(byte: u8, out: &mut Vec<u8>, at: usize) -> usize {
-    room(out, at)[0] = byte;
-    at + 1
-}
-
-/// Writes a text as it is.
-#[inline]
-pub(super) fn write_text(text: &[u8], out: &mut Vec<u8>, at: usize) -> usize {
-    if text.len() <= ROOM {
-        room(out, at)[..text.len()].copy_from_slice(text);
-    } else {
-        out.truncate(at);
-        out.extend_from_slice(text);
-    }
-    at + text.len()
-}
 
 /// Writes the text at `start..end` of `haystack` as a JSON string. `faulty` becomes true if it was
 /// no valid UTF-8, each fault of which becomes one U+FFFD, as `String::from_utf8_lossy` has it.
@@ -60,23 +17,17 @@ pub(super) fn write_string<const SHORT: usize>(
     end: usize,
     faulty: &mut bool,
     out: &mut Vec<u8>,
-    at: usize,
-) -> usize {
-    const { assert!(SHORT + 2 <= ROOM) };
+) {
     let length = end - start;
     match haystack[start..].first_chunk::<SHORT>() {
         Some(chunk) if length <= SHORT && begins_plain(chunk, length) => {
-            let room = room(out, at);
-            room[0] = b'"';
-            room[1..=SHORT].copy_from_slice(chunk);
-            room[1 + length] = b'"';
-            at + length + 2
+            out.push(b'"');
+            let begin = out.len();
+            out.extend_from_slice(chunk);
+            out.truncate(begin + length);
+            out.push(b'"');
         }
-        _ => {
-            out.truncate(at);
-            *faulty |= write_any(&haystack[start..end], out);
-            out.len()
-        }
+        _ => *faulty |= write_any(&haystack[start..end], out),
     }
 }
 
@@ -188,7 +139,7 @@ fn find_escaped(text: &[u8]) -> Option<usize> {
 /// any other finite one in the shortest form that reads back equal. NaN and the infinities, which
 /// JSON does not have, become the strings of protobuf's own JSON form.
 #[inline]
-pub(super) fn write_number(number: f64, out: &mut Vec<u8>, at: usize) -> usize {
+pub(super) fn write_number(number: f64, out: &mut Vec<u8>) {
     const WHOLE_MAX: i64 = 1 << 53;
     #[expect(
         clippy::cast_possible_truncation,
@@ -196,11 +147,11 @@ pub(super) fn write_number(number: f64, out: &mut Vec<u8>, at: usize) -> usize {
     )]
     let whole = number as i64;
     if (-WHOLE_MAX..=WHOLE_MAX).contains(&whole) && whole as f64 == number {
-        return write_text(itoa::Buffer::new().format(whole).as_bytes(), out, at);
+        return out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
     }
     if number.is_finite() {
         let mut buffer = zmij::Buffer::new();
-        return write_text(buffer.format_finite(number).as_bytes(), out, at);
+        return out.extend_from_slice(buffer.format_finite(number).as_bytes());
     }
     let name: &[u8] = if number.is_nan() {
         b"\"NaN\""
@@ -209,7 +160,7 @@ pub(super) fn write_number(number: f64, out: &mut Vec<u8>, at: usize) -> usize {
     } else {
         b"\"-Infinity\""
     };
-    write_text(name, out, at)
+    out.extend_from_slice(name);
 }
 
 #[cfg(test)]
@@ -239,8 +190,7 @@ mod tests {
             (f64::NEG_INFINITY, "\"-Infinity\""),
         ] {
             let mut out = Vec::new();
-            let end = write_number(number, &mut out, 0);
-            out.truncate(end);
+            write_number(number, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), text);
             if number.is_finite() {
                 let value: serde_json::Value = serde_json::from_str(text).unwrap();
@@ -261,9 +211,7 @@ mod tests {
                         let haystack = [b"\"", &*text, behind].concat();
                         let mut out = Vec::new();
                         let mut faulty = false;
-                        let end =
-                            write_string::<16>(&haystack, 1, 1 + length, &mut faulty, &mut out, 0);
-                        out.truncate(end);
+                        write_string::<16>(&haystack, 1, 1 + length, &mut faulty, &mut out);
                         assert!(!faulty);
                         let text = std::str::from_utf8(&text).unwrap();
                         assert_eq!(out, serde_json::to_vec(text).unwrap());
@@ -286,8 +234,7 @@ mod tests {
         ] {
             let mut out = Vec::new();
             let mut faulty = false;
-            let end = write_string::<16>(text, 0, text.len(), &mut faulty, &mut out, 0);
-            out.truncate(end);
+            write_string::<16>(text, 0, text.len(), &mut faulty, &mut out);
             let lossy = String::from_utf8_lossy(text);
             assert_eq!(faulty, matches!(lossy, std::borrow::Cow::Owned(_)));
             assert_eq!(out, serde_json::to_vec(&lossy).unwrap());
