@@ -3,6 +3,13 @@
 //!
 //! - [`certs`] makes a cluster's certificate authorities and identity files in Teleport's format.
 //! - [`events`] generates realistic audit events, the same ones for the same seed.
+//! - [`auth`] serves them as Teleport's Auth Service does: gRPC over mutual TLS, both event APIs.
+//!
+//! The servers listen on 127.0.0.1 only. They are strict where the real server is strict, record
+//! what they saw, and can be told to fail while they run. They know nothing about the rest of this
+//! program: they share its words on the wire and nothing else.
 
+pub mod auth;
 pub mod certs;
+mod connection;
 pub mod events;

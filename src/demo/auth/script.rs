@@ -1,0 +1,136 @@
+//! What the stand-in is told to do and what it has seen.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::AuthOptions;
+use super::log::Log;
+use crate::event::Timestamp;
+
+/// A call of the stand-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `proto.AuthService/Ping`
+    Ping,
+    /// `AuditLogService/GetUnstructuredEvents`
+    Search,
+    /// `AuditLogService/GetEventExportChunks`
+    ListChunks,
+    /// `AuditLogService/ExportUnstructuredEvents`
+    ReadChunk,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// For the cluster's name and version.
+    Ping,
+    /// For a page of a time range.
+    Search {
+        /// The range's start, inclusive.
+        from: Option<Timestamp>,
+        /// The range's end, inclusive.
+        to: Option<Timestamp>,
+        /// The event types; empty for all.
+        types: Vec<String>,
+        /// The most events wanted, as sent.
+        limit: i32,
+        /// Where to go on; empty for the start.
+        start_key: String,
+        /// Oldest first.
+        ascending: bool,
+    },
+    /// For the chunks of a day.
+    ListChunks {
+        /// The day, as sent.
+        date: Option<Timestamp>,
+    },
+    /// For the events of a chunk.
+    ReadChunk {
+        /// The day, as sent.
+        date: Option<Timestamp>,
+        /// The chunk's id.
+        chunk: String,
+        /// Where to go on; empty for the start.
+        cursor: String,
+    },
+}
+
+/// A lock that is held for a few lines and never across an await. One that panicked holder left
+/// behind is taken over: what it guards is whole between any two statements.
+#[derive(Default)]
+pub(super) struct Lock<T>(Mutex<T>);
+
+impl<T> Lock<T> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) struct Script {
+    pub(super) export: bool,
+    pub(super) delay: Duration,
+    pub(super) unreadable_bytes: Option<usize>,
+    pub(super) failures: HashMap<Method, VecDeque<Code>>,
+    pub(super) breaks: VecDeque<(usize, Code)>,
+}
+
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) n_calls: HashMap<Method, u64>,
+    pub(super) requests: VecDeque<Request>,
+}
+
+// Enough for any test; a demo that runs for days must not grow.
+const MOST_REQUESTS: usize = 10_000;
+
+/// What all connections of one stand-in share.
+pub(super) struct Shared {
+    pub(super) cluster: String,
+    pub(super) options: AuthOptions,
+    pub(super) log: Lock<Log>,
+    pub(super) script: Lock<Script>,
+    pub(super) record: Lock<Record>,
+    /// By method.
+    pub(super) n_handed_out: [AtomicU64; 4],
+    pub(super) n_connections: AtomicU64,
+    pub(super) n_failed_handshakes: AtomicU64,
+    /// The parent of every connection's token.
+    pub(super) connections: Lock<CancellationToken>,
+}
+
+impl Shared {
+    pub(super) fn new(cluster: &str, options: AuthOptions) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            script: Lock(Mutex::new(Script {
+                export: options.export,
+                delay: Duration::ZERO,
+                unreadable_bytes: None,
+                failures: HashMap::new(),
+                breaks: VecDeque::new(),
+            })),
+            options,
+            log: Lock::default(),
+            record: Lock::default(),
+            n_handed_out: Default::default(),
+            n_connections: AtomicU64::new(0),
+            n_failed_handshakes: AtomicU64::new(0),
+            connections: Lock::default(),
+        }
+    }
+
+    pub(super) fn note(&self, method: Method, request: Request) {
+        let mut record = self.record.lock();
+        *record.n_calls.entry(method).or_default() += 1;
+        if record.requests.len() == MOST_REQUESTS {
+            record.requests.pop_front();
+        }
+        record.requests.push_back(request);
+    }
+}
