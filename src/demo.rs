@@ -4,6 +4,7 @@
 //! - [`certs`] makes a cluster's certificate authorities and identity files in Teleport's format.
 //! - [`events`] generates realistic audit events, the same ones for the same seed.
 //! - [`auth`] serves them as Teleport's Auth Service does: gRPC over mutual TLS, both event APIs.
+//! - [`elastic`] takes them as Elasticsearch does, keeps them in SQLite and answers questions.
 //!
 //! The servers listen on 127.0.0.1 only. They are strict where the real server is strict, record
 //! what they saw, and can be told to fail while they run. They know nothing about the rest of this
@@ -12,4 +13,6 @@
 pub mod auth;
 pub mod certs;
 mod connection;
+pub mod elastic;
 pub mod events;
+mod lock;

@@ -22,6 +22,11 @@ impl<S> Cuttable<S> {
         Self { stream, token, cut }
     }
 
+    /// Whoever cancels it cuts the connection.
+    pub(crate) fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
     /// What is wrapped.
     pub(crate) fn get_ref(&self) -> &S {
         &self.stream

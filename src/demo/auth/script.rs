@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +9,7 @@ use tonic::Code;
 
 use super::AuthOptions;
 use super::log::Log;
+use crate::demo::lock::Lock;
 use crate::event::Timestamp;
 
 /// A call of the stand-in.
@@ -61,17 +61,6 @@ pub enum Request {
     },
 }
 
-/// A lock that is held for a few lines and never across an await. One that panicked holder left
-/// behind is taken over: what it guards is whole between any two statements.
-#[derive(Default)]
-pub(super) struct Lock<T>(Mutex<T>);
-
-impl<T> Lock<T> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 pub(super) struct Script {
     pub(super) export: bool,
     pub(super) delay: Duration,
@@ -108,13 +97,13 @@ impl Shared {
     pub(super) fn new(cluster: &str, options: AuthOptions) -> Self {
         Self {
             cluster: cluster.to_owned(),
-            script: Lock(Mutex::new(Script {
+            script: Lock::new(Script {
                 export: options.export,
                 delay: Duration::ZERO,
                 unreadable_bytes: None,
                 failures: HashMap::new(),
                 breaks: VecDeque::new(),
-            })),
+            }),
             options,
             log: Lock::default(),
             record: Lock::default(),
