@@ -53,7 +53,7 @@ pub struct Encoded {
     /// The document's `_id`.
     pub id: DocumentId,
     /// The time that gave the index and the id's beginning, in milliseconds since 1970.
-    pub time_millis: i64,
+    pub time_ms: i64,
     /// Where in the caller's buffer the document's JSON begins. It goes up to the line end that is
     /// the last byte appended.
     pub source_start: usize,
@@ -157,18 +157,18 @@ impl Encoder {
 
     fn append(&mut self, event: &AuditEvent, out: &mut Vec<u8>) -> Result<Encoded, DocumentError> {
         self.transcoder.read(&event.body)?;
-        let time_millis = match event.time {
+        let time_ms = match event.time {
             Some(time) => time.millis(),
             None => self.time_in(&event.body)?,
         };
-        let index_name = self.begin(time_millis, event.body.len(), out)?;
+        let index_name = self.begin(time_ms, event.body.len(), out)?;
         let source_start = out.len();
         let code = self.transcoder.string(&event.body, b"code");
         // Writing takes the members off, so this is asked before it is known to matter.
         let has_marks_member = self.transcoder.has_marks_member(&event.body);
         let marks = self.transcoder.write(&event.body, out)?;
         let code = code.unwrap_or_default();
-        let id = DocumentId::of_event(event, time_millis, code, &out[source_start..]);
+        let id = DocumentId::of_event(event, time_ms, code, &out[source_start..]);
         // An event that brings this member itself keeps its own: a key may not come twice.
         if !marks.is_empty() && !has_marks_member {
             write_marks(marks, out);
@@ -178,7 +178,7 @@ impl Encoder {
         Ok(Encoded {
             index_name,
             id,
-            time_millis,
+            time_ms,
             source_start,
             marks,
         })
@@ -191,12 +191,12 @@ impl Encoder {
     /// If the time is outside of [`USABLE_MILLIS`]; `out` is as before.
     pub fn encode_own(
         &mut self,
-        time_millis: i64,
+        time_ms: i64,
         id: DocumentId,
         document: &Value,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, DocumentError> {
-        let index_name = self.begin(time_millis, 0, out)?;
+        let index_name = self.begin(time_ms, 0, out)?;
         let source_start = out.len();
         serde_json::to_writer(&mut *out, document).expect("a Vec takes any JSON value");
         out.push(b'\n');
@@ -204,7 +204,7 @@ impl Encoder {
         Ok(Encoded {
             index_name,
             id,
-            time_millis,
+            time_ms,
             source_start,
             marks: Marks::default(),
         })
@@ -213,11 +213,11 @@ impl Encoder {
     /// Appends the first line.
     fn begin(
         &mut self,
-        time_millis: i64,
+        time_ms: i64,
         body_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<Arc<str>, DocumentError> {
-        let day = self.day(time_millis)?;
+        let day = self.day(time_ms)?;
         // As wire and as text an event is about equally long.
         out.reserve(day.action.len() + body_bytes + body_bytes / 8 + 64);
         out.extend_from_slice(&day.action);
@@ -226,11 +226,11 @@ impl Encoder {
         Ok(Arc::clone(&day.index_name))
     }
 
-    fn day(&mut self, time_millis: i64) -> Result<&Day, DocumentError> {
+    fn day(&mut self, time_ms: i64) -> Result<&Day, DocumentError> {
         /// Many more days than are read side by side, few enough to look through.
         const DAYS_MAX: usize = 64;
 
-        let number = time_millis.div_euclid(86_400_000);
+        let number = time_ms.div_euclid(86_400_000);
         let known = match self.days.get(self.last_day) {
             Some(day) if day.number == number => Some(self.last_day),
             _ => self.days.iter().position(|day| day.number == number),
@@ -240,9 +240,9 @@ impl Encoder {
             None => {
                 let index_name =
                     self.index_pattern
-                        .name_for(time_millis)
+                        .name_for(time_ms)
                         .ok_or(DocumentError::NoTime(TimeFault::OutOfRange {
-                            millis: time_millis,
+                            millis: time_ms,
                         }))?;
                 if self.days.len() == DAYS_MAX {
                     self.days.clear();

@@ -25,6 +25,8 @@ pub mod elastic;
 
 pub mod checkpoint;
 
+pub mod demo;
+
 pub mod output;
 pub mod secret;
 pub mod shutdown;

@@ -75,28 +75,28 @@ impl DocumentId {
     /// The id for a document that the program writes about something that is no event: the same
     /// for the same time (milliseconds since 1970) and parts, of which the first should say what
     /// it is about.
-    pub fn of_own(time_millis: i64, parts: &[&[u8]]) -> Self {
-        let mut hasher = Hasher::new(b"own    1").integer(time_millis);
+    pub fn of_own(time_ms: i64, parts: &[&[u8]]) -> Self {
+        let mut hasher = Hasher::new(b"own    1").integer(time_ms);
         for part in parts {
             hasher = hasher.text(part);
         }
-        hasher.finish(time_millis)
+        hasher.finish(time_ms)
     }
 
     /// The id of an event that has a usable time. `json` is what the event was written as, and
     /// counts only if the header holds no id.
-    pub(super) fn of_event(event: &AuditEvent, time_millis: i64, code: &[u8], json: &[u8]) -> Self {
+    pub(super) fn of_event(event: &AuditEvent, time_ms: i64, code: &[u8], json: &[u8]) -> Self {
         let (domain, content) = match &*event.id {
             b"" => (b"json   1", json),
             id => (b"event  1", id),
         };
         Hasher::new(domain)
-            .integer(time_millis)
+            .integer(time_ms)
             .integer(event.index)
             .text(&event.event_type)
             .text(code)
             .text(content)
-            .finish(time_millis)
+            .finish(time_ms)
     }
 }
 
@@ -155,9 +155,9 @@ impl Hasher {
         }
     }
 
-    fn finish(self, time_millis: i64) -> DocumentId {
-        let time = if (0..1 << 48).contains(&time_millis) {
-            time_millis
+    fn finish(self, time_ms: i64) -> DocumentId {
+        let time = if (0..1 << 48).contains(&time_ms) {
+            time_ms
         } else {
             0
         };
@@ -223,15 +223,15 @@ mod tests {
             id: Bytes::new(),
             ..login()
         };
-        let time_millis = 1_767_312_000_123;
+        let time_ms = 1_767_312_000_123;
         let json = br#"{"a":null}"#;
         for (id, golden) in [
             (
-                DocumentId::of_event(&event, time_millis, b"T1000I", b""),
+                DocumentId::of_event(&event, time_ms, b"T1000I", b""),
                 "AZt8AQR7cMUsp7QHn8ViBsj9",
             ),
             (
-                DocumentId::of_event(&anonymous, time_millis, b"", json),
+                DocumentId::of_event(&anonymous, time_ms, b"", json),
                 "AZt8AQR7YoUA8GJ9C79218Ko",
             ),
             (DocumentId::of_raw(&event), "AZt8AQR7N-GjUVAe36uWF5zO"),
@@ -240,11 +240,11 @@ mod tests {
                 "AAAAAAAAG9oKDX3RnWVPd0ay",
             ),
             (
-                DocumentId::of_own(time_millis, &[b"gap", &[b'x'; 500], b"y"]),
+                DocumentId::of_own(time_ms, &[b"gap", &[b'x'; 500], b"y"]),
                 "AZt8AQR7VU8YQ4D5wrPULTyD",
             ),
             (
-                DocumentId::of_own(time_millis, &[b"gap", b"2026-01-02"]),
+                DocumentId::of_own(time_ms, &[b"gap", b"2026-01-02"]),
                 "AZt8AQR75pPxpPzbeyDqEOjc",
             ),
         ] {
@@ -254,19 +254,14 @@ mod tests {
 
     #[test]
     fn whatever_differs_makes_another_id() {
-        let time_millis = 1_767_312_000_123;
+        let time_ms = 1_767_312_000_123;
         let id =
-            |event: &AuditEvent, code: &[u8]| DocumentId::of_event(event, time_millis, code, b"{}");
+            |event: &AuditEvent, code: &[u8]| DocumentId::of_event(event, time_ms, code, b"{}");
         let mut ids = std::collections::HashSet::new();
         let event = login();
         assert!(ids.insert(id(&event, b"T1000I")));
         assert!(ids.insert(id(&event, b"T1000W")));
-        assert!(ids.insert(DocumentId::of_event(
-            &event,
-            time_millis + 1,
-            b"T1000I",
-            b""
-        )));
+        assert!(ids.insert(DocumentId::of_event(&event, time_ms + 1, b"T1000I", b"")));
         assert!(ids.insert(id(
             &AuditEvent {
                 index: 8,
@@ -307,8 +302,8 @@ mod tests {
         ] {
             assert!(ids.insert(DocumentId::of_raw(&raw)));
         }
-        assert!(ids.insert(DocumentId::of_own(time_millis, &[b"ab", b"c"])));
-        assert!(ids.insert(DocumentId::of_own(time_millis, &[b"a", b"bc"])));
+        assert!(ids.insert(DocumentId::of_own(time_ms, &[b"ab", b"c"])));
+        assert!(ids.insert(DocumentId::of_own(time_ms, &[b"a", b"bc"])));
     }
 
     #[test]

@@ -152,11 +152,11 @@ impl IndexPattern {
 
     /// The index name for a time in milliseconds since 1970; `None` outside of
     /// [`USABLE_MILLIS`].
-    pub fn name_for(&self, time_millis: i64) -> Option<String> {
-        if !USABLE_MILLIS.contains(&time_millis) {
+    pub fn name_for(&self, time_ms: i64) -> Option<String> {
+        if !USABLE_MILLIS.contains(&time_ms) {
             return None;
         }
-        let time = DateTime::from_timestamp_millis(time_millis)?;
+        let time = DateTime::from_timestamp_millis(time_ms)?;
         Some(self.name_on(time.date_naive()))
     }
 

@@ -250,7 +250,7 @@ impl<K: Sink> Loop<K> {
                     page,
                     index_name: encoded.index_name,
                     id: encoded.id,
-                    time_ms: encoded.time_millis,
+                    time_ms: encoded.time_ms,
                 });
                 Ok(())
             }

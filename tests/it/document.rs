@@ -516,28 +516,26 @@ fn many_days_in_turn() {
     let mut out = Vec::new();
     // Twice over more days than are kept.
     for day in (0..200).chain(0..200) {
-        let time_millis = 1_767_225_600_000 + day * 86_400_000;
+        let time_ms = 1_767_225_600_000 + day * 86_400_000;
         let event = AuditEvent {
-            time: Some(Timestamp::from_millis(time_millis)),
+            time: Some(Timestamp::from_millis(time_ms)),
             ..event(vec![])
         };
         let encoded = encoder.encode(&event, &mut out).unwrap();
-        let date = chrono::DateTime::from_timestamp_millis(time_millis).unwrap();
+        let date = chrono::DateTime::from_timestamp_millis(time_ms).unwrap();
         let expected = date.format("audit-events-%Y.%m.%d").to_string();
         assert_eq!(*encoded.index_name, *expected);
-        assert_eq!(encoded.time_millis, time_millis);
+        assert_eq!(encoded.time_ms, time_ms);
     }
 }
 
 #[test]
 fn own_documents_have_the_same_frame() {
-    let time_millis = 1_767_312_000_123;
-    let id = DocumentId::of_own(time_millis, &[b"gap"]);
+    let time_ms = 1_767_312_000_123;
+    let id = DocumentId::of_own(time_ms, &[b"gap"]);
     let mut out = b"before\n".to_vec();
     let gap = json!({"time": "2026-01-02T00:00:00.123Z", "event_indexer": {"text": "a\nb"}});
-    let encoded = encoder()
-        .encode_own(time_millis, id, &gap, &mut out)
-        .unwrap();
+    let encoded = encoder().encode_own(time_ms, id, &gap, &mut out).unwrap();
     let action = format!(r#"{{"create":{{"_index":"audit-events-2026.01.02","_id":"{id}"}}}}"#);
     assert_eq!(
         String::from_utf8(out.clone()).unwrap(),
@@ -566,7 +564,7 @@ fn same(left: &Value, right: &Value) -> bool {
 }
 
 /// A fixture says what is odd in it, holds an event's `body`, perhaps a `header` that is not to be
-/// derived from the body (`time_millis`: null for none), and what becomes of it: its `index_name`
+/// derived from the body (`time_ms`: null for none), and what becomes of it: its `index_name`
 /// and `id`, which may never change, or an `error`.
 #[test]
 fn each_fixture_becomes_its_document_or_a_named_error() {
@@ -585,14 +583,14 @@ fn each_fixture_becomes_its_document_or_a_named_error() {
             .as_str()
             .and_then(|time| chrono::DateTime::parse_from_rfc3339(time).ok())
             .map(|time| time.timestamp_millis());
-        let time_millis = match header.get("time_millis") {
+        let time_ms = match header.get("time_ms") {
             Some(time) => time.as_i64(),
             None => time_of_body,
         };
         let event = AuditEvent {
             event_type: text(&body["event"]),
             id: text(&body["uid"]),
-            time: time_millis.map(Timestamp::from_millis),
+            time: time_ms.map(Timestamp::from_millis),
             index: body["ei"].as_i64().unwrap_or_default(),
             body: protobuf_object(body).encode_to_vec().into(),
         };

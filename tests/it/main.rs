@@ -1,2 +1,4 @@
 mod bindings;
 mod document;
+mod servers;
+mod support;
