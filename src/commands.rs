@@ -119,7 +119,7 @@ async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Resul
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
         Command::Status { json } => status::status(&config, json),
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
-        Command::Demo(demo) => demo::demo(config, demo, &shutdown).await,
+        Command::Demo(demo) => Box::pin(demo::demo(demo, &shutdown)).await,
         Command::Version => {
             output::data(format_args!(
                 "teleport-event-indexer {}",

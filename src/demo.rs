@@ -6,7 +6,7 @@
 //! - [`auth`] serves them as Teleport's Auth Service does: gRPC over mutual TLS, both event APIs.
 //! - [`elastic`] takes them as Elasticsearch does, keeps them in SQLite and answers questions.
 //!
-//! The servers listen on 127.0.0.1 only. They are strict where the real server is strict, record
+//! The servers listen on 127.0.0.1 unless they are told otherwise. They are strict where the real server is strict, record
 //! what they saw, and can be told to fail while they run. They know nothing about the rest of this
 //! program: they share its words on the wire and nothing else.
 

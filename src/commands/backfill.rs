@@ -137,7 +137,7 @@ fn identity_of(filter: &EventFilter) -> String {
 }
 
 /// Shows how far the run has come, until it is dropped.
-async fn show_progress(stats: Arc<Stats>, run: Run, to_ms: i64) {
+pub(super) async fn show_progress(stats: Arc<Stats>, run: Run, to_ms: i64) {
     let mut progress = Progress::new();
     let began = Instant::now();
     loop {

@@ -45,10 +45,10 @@ pub enum Error {
     #[error("cannot set up TLS for the stand-in Auth Service")]
     Certificates(#[source] certs::Error),
     /// The port is not to be had.
-    #[error("cannot listen on 127.0.0.1:{port}")]
+    #[error("cannot listen on {listen}")]
     Listen {
-        /// The port that was asked for; 0 is any.
-        port: u16,
+        /// What was asked for; port 0 is any.
+        listen: SocketAddr,
         /// What the system says.
         source: io::Error,
     },
@@ -57,8 +57,8 @@ pub enum Error {
 /// How the stand-in is set up.
 #[derive(Clone, Debug)]
 pub struct AuthOptions {
-    /// The port on 127.0.0.1; 0 for a free one.
-    pub port: u16,
+    /// Where to listen; port 0 for a free one. Whoever has an identity of the cluster is served.
+    pub listen: SocketAddr,
     /// The version that `Ping` tells.
     pub server_version: String,
     /// The most events in one export chunk; at least 1.
@@ -70,7 +70,7 @@ pub struct AuthOptions {
 impl Default for AuthOptions {
     fn default() -> Self {
         Self {
-            port: 0,
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
             server_version: "18.2.0".to_owned(),
             chunk_events: 1_000,
             export: true,
@@ -94,12 +94,10 @@ impl StandInAuth {
     pub async fn start(cluster: &Cluster, options: AuthOptions) -> Result<Self, Error> {
         let tls = cluster.server_config().map_err(Error::Certificates)?;
         let failed = |source| Error::Listen {
-            port: options.port,
+            listen: options.listen,
             source,
         };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
-            .await
-            .map_err(failed)?;
+        let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared::new(cluster.name(), options));
         let stop = CancellationToken::new();
