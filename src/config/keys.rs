@@ -258,7 +258,7 @@ table! {
     GZIP = key("forward.elasticsearch.gzip", Kind::Bool, Group::Elasticsearch,
         "Compress requests; if not set, only where a host is not on this machine");
     BATCH_BYTES = key("forward.elasticsearch.batch-bytes", Kind::Bytes, Group::Elasticsearch,
-        "Most bytes of one bulk request, before compression").default("4MiB");
+        "Most bytes of one bulk request, before compression").default("2MiB");
     BATCH_DOCUMENTS = key("forward.elasticsearch.batch-documents", Kind::Integer,
         Group::Elasticsearch, "Most documents of one bulk request").default("10000");
     BATCH_AGE = key("forward.elasticsearch.batch-age", Kind::Duration, Group::Elasticsearch,

@@ -688,7 +688,7 @@ fn what_is_shown_is_what_is_in_effect() {
     user = "elastic"  # --elasticsearch-user
     password = "[secret]"  # file:DIR/password, EVENT_INDEXER_ELASTICSEARCH_PASSWORD
     index = "audit-events-%Y.%m.%d"  # default
-    batch-bytes = "4MiB"  # default
+    batch-bytes = "2MiB"  # default
     batch-documents = 10000  # default
     batch-age = "200ms"  # default
     in-flight = 4  # default

@@ -213,7 +213,15 @@ impl Client {
             let host = &self.hosts[place];
             match self.ask(host, method, path, body.clone()).await {
                 Ok(answer) => {
-                    self.current.store(place, Ordering::Relaxed);
+                    // One that is starting, stopping or behind a broken proxy answers with these:
+                    // it is not asked again before the others.
+                    let next = if (502..=504).contains(&answer.status) {
+                        place + 1
+                    } else {
+                        place
+                    };
+                    self.current
+                        .store(next % self.hosts.len(), Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(source) => {
