@@ -3,7 +3,7 @@
 //!
 //! Servers whose audit backend can (Athena, so Teleport Cloud) hand out *export chunks*: unordered
 //! pieces of a UTC day that never change once listed. All others have the *search*: pages in time
-//! order. [`audit_log::AuditLog`] asks which it is and reads with [`export`] or [`search`].
+//! order. [`audit_log::AuditLog`] asks which it is and reads with the one or the other.
 
 pub mod audit_log;
 pub mod client;

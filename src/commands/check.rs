@@ -95,7 +95,8 @@ async fn elasticsearch(config: &ElasticsearchConfig, shutdown: &Shutdown) -> Vec
     }
     match install::plan(&client, server, &settings).await {
         Ok(plan) => findings.extend(plan.steps.iter().map(|step| match step.state {
-            State::UpToDate | State::Kept => Ok(format!("{step}: up to date")),
+            State::UpToDate => Ok(format!("{step}: up to date")),
+            State::Kept => Ok(format!("{step}: there")),
             State::Absent => Err(format!("{step}: missing; run `install`")),
             _ => Err(format!(
                 "{step}: differs from this version's; run `install --dry-run`"

@@ -86,11 +86,11 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
             let (from, to) = (time(run.from_ms), time(*to_ms));
             let head = format!("backfill       {from} to {to}{only}");
             let done = if run.finished {
-                "done".into()
+                "  done".into()
             } else {
-                time(run.position_ms)
+                format!("  complete up to {}", time(run.position_ms))
             };
-            (head, format!("  complete up to {done}"))
+            (head, done)
         }
     };
     vec![

@@ -36,6 +36,7 @@ struct Listed {
     next_new: NaiveDate,
     polled: HashMap<NaiveDate, HashSet<String>>,
     old_days_listed: Instant,
+    forgotten_before: NaiveDate,
 }
 
 pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
@@ -51,6 +52,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
         next_new: resumed,
         polled: HashMap::new(),
         old_days_listed: Instant::now(),
+        forgotten_before: NaiveDate::MIN,
     };
     let mut waiting: VecDeque<Chunk> = VecDeque::new();
     let mut readers = JoinSet::new();
@@ -94,6 +96,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
                     }
                 }
                 found_nothing_new = fresh == 0;
+                days.forget_old(context).await?;
                 next_pass = Instant::now() + jittered(context.reading.poll_interval);
             }
         }
@@ -140,6 +143,24 @@ impl Listed {
             .collect();
         due.sort_unstable();
         due
+    }
+}
+
+impl Listed {
+    /// Drops the chunks of days that are never listed again from the state file, which would grow
+    /// for ever. A backfill keeps its own until it is finished.
+    async fn forget_old(&mut self, context: &Context) -> Result<(), SourceError> {
+        let before = day_of(now_ms()).checked_sub_days(Days::new(2 * POLLED_DAYS));
+        let Some(before) = before.filter(|before| *before > self.forgotten_before) else {
+            return Ok(());
+        };
+        if context.reading.to_ms.is_none() {
+            context
+                .blocking(move |checkpoint, run| checkpoint.forget_days_before(run, before))
+                .await?;
+        }
+        self.forgotten_before = before;
+        Ok(())
     }
 }
 

@@ -106,7 +106,7 @@ pub enum InstallError {
         list(assets)
     )]
     InTheWay {
-        /// The assets, as [`Step`] names them, with the reason.
+        /// The assets, as [`Step`](super::Step) names them, with the reason.
         assets: Vec<String>,
     },
 }
