@@ -123,11 +123,12 @@ fn hint(error: &elasticsearch::Error) -> &'static str {
         next = error.source();
     }
     let has = |part: &str| text.contains(part);
-    if has("UnknownIssuer") {
+    // An authority made anew under its old name, as Elasticsearch's own are, gives the second.
+    if has("UnknownIssuer") || has("BadSignature") {
         " (its certificate comes from an authority that is not trusted here: set `ca`)"
-    } else if has("NotValidForName") {
+    } else if has("NotValidForName") || has("not valid for name") {
         " (its certificate is for another name than the one in `hosts`)"
-    } else if has("certificate expired") || has("Expired") {
+    } else if has("certificate expired") || has("Expired") || has("certificate has expired") {
         " (its certificate has expired)"
     } else if has("InvalidContentType") || has("corrupt message") {
         " (it does not speak TLS: is it http:// in place of https://?)"

@@ -157,7 +157,10 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 
 fn explain(error: &io::Error, cluster: &str) -> String {
     match tls_error(error) {
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => format!(
+        // The second: a cluster that was set up anew under its old name.
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => format!(
             "its certificate comes from none of the CAs in the identity (cluster {cluster}): \
              wrong address, an identity of another cluster, or TLS is ended on the way"
         ),

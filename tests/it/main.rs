@@ -2,3 +2,4 @@ mod bindings;
 mod document;
 mod servers;
 mod support;
+mod tls;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::answers::{self, Reply, index_not_found, shards};
 use super::filter::Filter;
+use super::pattern;
 use super::script::Shared;
 use super::search::search;
 use super::store::Asset;
@@ -121,6 +122,7 @@ pub(super) fn answer(shared: &Shared, call: &Call, body: &[u8]) -> Reply {
             let n_indices = shared.store.indices("*").len();
             Ok(json_reply(call, &answers::health(n_indices)))
         }
+        ("POST", ["_index_template", "_simulate_index", index]) => simulate(shared, call, index),
         ("PUT" | "POST", [kind @ ("_index_template" | "_component_template"), name]) => {
             put_asset(shared, kind, name, body)
         }
@@ -263,6 +265,32 @@ fn index_templates(shared: &Shared, call: &Call, list: &str) -> rusqlite::Result
             json!({"index_templates": templates})
         },
     )
+}
+
+/// What a new index would get: the template of the highest priority that is for it. Component
+/// templates are kept, not applied.
+fn simulate(shared: &Shared, call: &Call, index: &str) -> rusqlite::Result<Reply> {
+    let missing = String::new();
+    assets(shared, call, ("_index_template", "*"), &missing, |assets| {
+        let mut fitting: Vec<(String, Value)> = assets
+            .filter(|(_, body)| {
+                let patterns = body["index_patterns"].as_array().into_iter().flatten();
+                patterns
+                    .filter_map(Value::as_str)
+                    .any(|pattern| pattern::names(pattern, index))
+            })
+            .map(|(asset, body)| (asset.name, body))
+            .collect();
+        fitting.sort_by_key(|(_, body)| body["priority"].as_u64());
+        let applied = fitting
+            .pop()
+            .map_or(Value::Null, |(_, body)| body["template"].clone());
+        let overlapping: Value = fitting
+            .into_iter()
+            .map(|(name, body)| json!({"name": name, "index_patterns": body["index_patterns"]}))
+            .collect();
+        json!({"template": applied, "overlapping": overlapping})
+    })
 }
 
 fn component_templates(shared: &Shared, call: &Call, list: &str) -> rusqlite::Result<Reply> {
