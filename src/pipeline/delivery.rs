@@ -282,17 +282,20 @@ impl<K: Sink> Delivery<K> {
                 }
             }
         }
-        for (page, letter) in pages.into_iter().zip(letters.iter()) {
+        for page in pages {
             delivered.settle(page);
             delivered.dead_letters += 1;
-            warn!(
-                id = letter.document_id,
-                index = letter.index_name,
-                event_type = letter.event_type,
-                error_type = letter.error_type,
-                "dead letter: the document is kept in the state file with the reason"
-            );
         }
+        // One line a batch, however many there are; `status` counts them by error type.
+        let first = &letters[0];
+        warn!(
+            documents = letters.len(),
+            first_id = first.document_id,
+            index = first.index_name,
+            event_type = first.event_type,
+            error_type = first.error_type,
+            "dead letter: kept in the state file with the reason"
+        );
     }
 }
 
