@@ -1,4 +1,5 @@
 mod bindings;
+mod demo;
 mod document;
 mod servers;
 mod support;
