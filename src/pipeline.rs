@@ -37,6 +37,7 @@ use crate::checkpoint::{CheckpointError, Gap, Step};
 use crate::event::AuditEvent;
 
 pub mod batch;
+mod blocked;
 pub mod delivery;
 pub mod progress;
 pub mod quota;
@@ -146,7 +147,8 @@ impl PageSender {
     /// # Errors
     /// If the pipeline has ended.
     pub async fn send(&self, page: Page) -> Result<(), Closed> {
-        let units = u32::try_from(page.bytes() / BUDGET_UNIT).unwrap_or(u32::MAX);
+        // Rounded up: pages of one small event each, whose index is blocked, are many in the end.
+        let units = u32::try_from(page.bytes().div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
         let permit = match units.min(self.budget_units) {
             0 => None,
             units => {

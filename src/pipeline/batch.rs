@@ -47,8 +47,9 @@ pub struct Batch {
     pub operations: Vec<Operation>,
     /// Events that could not be converted, on their way to the dead-letter store.
     pub unconverted: Vec<(PageNumber, DeadLetter)>,
-    /// It was put aside because its index was blocked; its fate tells that of the others there.
-    pub is_probe: bool,
+    /// The index that it is to try out: its documents were put aside because that was blocked, and
+    /// its fate tells that of the others there.
+    pub probe: Option<Arc<str>>,
 }
 
 impl Batch {
@@ -73,6 +74,27 @@ impl Batch {
                 }
             })
             .collect();
+        Batch {
+            body: body.into(),
+            operations,
+            ..Batch::default()
+        }
+    }
+
+    /// All operations of several batches in one.
+    pub fn joined(parts: &[Batch]) -> Batch {
+        let mut body = Vec::with_capacity(parts.iter().map(|part| part.body.len()).sum());
+        let mut operations = Vec::with_capacity(parts.iter().map(|p| p.operations.len()).sum());
+        for part in parts {
+            let offset = body.len();
+            body.extend_from_slice(&part.body);
+            operations.extend(part.operations.iter().map(|operation| Operation {
+                start: operation.start + offset,
+                source_start: operation.source_start + offset,
+                end: operation.end + offset,
+                ..operation.clone()
+            }));
+        }
         Batch {
             body: body.into(),
             operations,
@@ -150,7 +172,7 @@ impl BatchBuilder {
             body: std::mem::replace(&mut self.body, next).into(),
             operations: std::mem::take(&mut self.operations),
             unconverted: std::mem::take(&mut self.unconverted),
-            is_probe: false,
+            probe: None,
         }
     }
 }
@@ -210,5 +232,9 @@ mod tests {
             (left.body.as_ref(), right.operations.len()),
             (&b"{}\none\n"[..], 2)
         );
+        let again = Batch::joined(&[right, left]);
+        assert_eq!(again.body, "{}\ntwo\n{}\nthree\n{}\none\n");
+        let sources = again.operations.iter().map(|o| again.source(o));
+        assert_eq!(sources.collect::<Vec<_>>(), ["two", "three", "one"]);
     }
 }

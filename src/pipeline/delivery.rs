@@ -114,8 +114,8 @@ pub struct Delivered {
     pub document_bytes: u64,
     /// Documents that cannot be stored for now, and why.
     pub blocked: Option<(Batch, Fault)>,
-    /// The batch had been put aside before.
-    pub is_probe: bool,
+    /// The index that the batch was to try out.
+    pub probe: Option<Arc<str>>,
 }
 
 impl Delivered {
@@ -151,7 +151,7 @@ impl<K: Sink> Delivery<K> {
     /// then is read from Teleport again.
     pub async fn deliver(&self, batch: Batch) -> Delivered {
         let mut delivered = Delivered {
-            is_probe: batch.is_probe,
+            probe: batch.probe.clone(),
             ..Delivered::default()
         };
         let mut letters: Vec<(PageNumber, DeadLetter)> = batch.unconverted.clone();
@@ -367,19 +367,12 @@ fn event_type_of(source: &Bytes) -> String {
 }
 
 /// One batch of all blocked parts.
-fn merge(blocked: Vec<(Batch, Fault)>) -> Option<(Batch, Fault)> {
-    let mut blocked = blocked.into_iter();
-    let (mut all, fault) = blocked.next()?;
-    for (part, _) in blocked {
-        let offset = all.body.len();
-        all.body = [all.body.as_ref(), part.body.as_ref()].concat().into();
-        all.operations
-            .extend(part.operations.into_iter().map(|operation| Operation {
-                start: operation.start + offset,
-                source_start: operation.source_start + offset,
-                end: operation.end + offset,
-                ..operation
-            }));
+fn merge(mut blocked: Vec<(Batch, Fault)>) -> Option<(Batch, Fault)> {
+    let (last, fault) = blocked.pop()?;
+    if blocked.is_empty() {
+        return Some((last, fault));
     }
-    Some((all, fault))
+    let mut parts: Vec<Batch> = blocked.into_iter().map(|(part, _)| part).collect();
+    parts.push(last);
+    Some((Batch::joined(&parts), fault))
 }

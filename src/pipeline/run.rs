@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::batch::{Batch, BatchBuilder, Operation};
+use super::blocked::Blocked;
 use super::delivery::{Delivered, Delivery, Fault, InFlight};
 use super::progress::{Lane, PageNumber, Progress};
-use super::retry::Backoff;
 use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
@@ -25,9 +25,6 @@ use crate::telemetry::Stats;
 
 /// Commits are this far apart: a crash repeats so much, and SQLite syncs twice a second at most.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The first and the longest pause between two attempts at documents of a blocked index.
-const BLOCKED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// All that a run needs beside its source.
 pub struct Pipeline<K> {
@@ -67,7 +64,9 @@ impl<K: Sink> Pipeline<K> {
         let settings = self.settings;
         let (sender, pages) = PageSender::new(settings.in_flight_bytes);
         let source_stop = stop.child_token();
-        let reading = tokio::spawn(source.run(sender, source_stop.clone()));
+        // In a set, so that the source ends with us if somebody drops the run.
+        let mut reading = JoinSet::new();
+        reading.spawn(source.run(sender, source_stop.clone()));
         let mut state = Loop {
             delivery: Arc::new(Delivery {
                 sink: self.sink,
@@ -86,9 +85,7 @@ impl<K: Sink> Pipeline<K> {
             ready: VecDeque::new(),
             requests: JoinSet::new(),
             progress: Progress::default(),
-            blocked: VecDeque::new(),
-            blocked_backoff: Backoff::new(BLOCKED_RETRY.0, BLOCKED_RETRY.1),
-            blocked_due: None,
+            blocked: Blocked::default(),
             steps: HashMap::new(),
             counts: Counts::default(),
             commit: None,
@@ -96,7 +93,8 @@ impl<K: Sink> Pipeline<K> {
         };
         let ended = state.turn(pages, &stop).await;
         source_stop.cancel();
-        let read = reading.await.expect("a source does not panic");
+        let read = reading.join_next().await.expect("it was spawned");
+        let read = read.expect("a source does not panic");
         let abandoned = ended.map_err(PipelineError::Commit)?;
         if !stop.is_cancelled() {
             read.map_err(PipelineError::Source)?;
@@ -124,10 +122,8 @@ struct Loop<K> {
     ready: VecDeque<Batch>,
     requests: JoinSet<Delivered>,
     progress: Progress<Step, Option<OwnedSemaphorePermit>>,
-    /// Documents whose index is blocked; they hold no request slot, but their pages' memory.
-    blocked: VecDeque<Batch>,
-    blocked_backoff: Backoff,
-    blocked_due: Option<Instant>,
+    /// Documents whose index is blocked.
+    blocked: Blocked,
     /// The newest step of each lane that is not committed.
     steps: HashMap<Lane, Step>,
     counts: Counts,
@@ -174,7 +170,7 @@ impl<K: Sink> Loop<K> {
                 () = wait_for(Some(self.commit_due)), if self.commit_is_wanted() => {
                     self.begin_commit();
                 }
-                () = wait_for(self.blocked_due) => self.retry_blocked(),
+                () = wait_for(self.blocked.due()) => self.try_blocked(),
                 () = wait_for(self.builder_due) => self.close_batch(),
                 page = pages.recv(), if source_open && self.ready.is_empty() => match page {
                     Some((page, permit)) => self.take(page, permit).await?,
@@ -356,56 +352,45 @@ impl<K: Sink> Loop<K> {
         self.counts.already_there += already_there;
         self.counts.dead_letters += dead_letters;
         self.counts.document_bytes += document_bytes;
+        let probe = delivered.probe.as_deref();
+        let still_blocked = delivered.blocked.is_some();
         if let Some((batch, fault)) = delivered.blocked {
-            self.park(batch, &fault);
-        } else if delivered.is_probe {
-            // The probe got through, so the others may follow at once.
-            self.blocked_backoff.succeeded();
-            self.blocked_due = None;
-            self.ready.extend(self.blocked.drain(..));
-            self.count_blocked();
+            self.put_aside(&batch, probe, &fault);
         }
+        if let Some(index) = probe
+            && !still_blocked
+        {
+            info!(index, "no longer blocked");
+            let freed = self.blocked.free(index, &self.settings.batch);
+            self.ready.extend(freed);
+        }
+        self.count_blocked();
     }
 
-    /// Puts documents of a blocked index aside, so that those of others go on.
-    fn park(&mut self, batch: Batch, fault: &Fault) {
-        let mut indices: Vec<&str> = batch.operations.iter().map(|o| &*o.index_name).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        let indices = indices.join(", ");
-        let documents = batch.operations.len();
-        self.blocked.push_back(batch);
-        self.count_blocked();
-        if self.blocked_due.is_none() {
-            let failure = self.blocked_backoff.failed();
-            self.blocked_due = Some(Instant::now() + failure.wait);
-            let (pause, mend) = (failure.wait, &fault.mend);
+    /// Puts documents of blocked indices aside, so that those of others go on.
+    fn put_aside(&mut self, batch: &Batch, probe: Option<&str>, fault: &Fault) {
+        let told = self.blocked.put_aside(batch, probe, Instant::now());
+        let Fault { what, mend, .. } = fault;
+        for (index, pause) in told {
+            let documents = self.blocked.documents();
             error!(
-                indices,
+                %index,
                 documents,
                 ?pause,
                 mend,
-                "blocked, nothing is lost, holding: {}",
-                fault.what
+                "blocked, nothing is lost, holding: {what}"
             );
         }
     }
 
-    fn retry_blocked(&mut self) {
-        self.blocked_due = None;
-        if let Some(mut batch) = self.blocked.pop_front() {
-            batch.is_probe = true;
-            self.ready.push_front(batch);
+    fn try_blocked(&mut self) {
+        for probe in self.blocked.probes(Instant::now()) {
+            self.ready.push_front(probe);
         }
-        self.count_blocked();
     }
 
     fn count_blocked(&self) {
-        let documents: usize = self
-            .blocked
-            .iter()
-            .map(|batch| batch.operations.len())
-            .sum();
+        let documents = self.blocked.documents();
         self.stats
             .blocked
             .store(documents as u64, std::sync::atomic::Ordering::Relaxed);
