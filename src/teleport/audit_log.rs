@@ -169,6 +169,20 @@ impl Context {
     where
         F: Future<Output = Result<T, CallError>>,
     {
+        self.patiently_unless(call, |_, _| false).await
+    }
+
+    /// The same, but leaves it to `give_up` when to try no more: it sees the failure and how many
+    /// there were in a row.
+    pub(super) async fn patiently_unless<T, F>(
+        &self,
+        call: impl Fn() -> F,
+        give_up: impl Fn(&CallError, u32) -> bool,
+    ) -> Answer<T>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let mut failures = 0;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let failed = match unless_stopped(&self.stop, call()).await {
@@ -176,8 +190,11 @@ impl Context {
                 Some(Ok(answer)) => return Answer::Got(answer),
                 Some(Err(failed)) => failed,
             };
+            failures += 1;
             match failed.remedy() {
-                Remedy::Retry | Remedy::Hold => self.pause(&mut backoff, &failed).await,
+                Remedy::Retry | Remedy::Hold if !give_up(&failed, failures) => {
+                    self.pause(&mut backoff, &failed).await;
+                }
                 remedy => return Answer::Cannot(remedy, failed),
             }
         }

@@ -134,6 +134,13 @@ impl CallError {
         }
     }
 
+    /// The server failed and did not say of what: also what some backends make of a key that they
+    /// cannot read.
+    pub(super) fn is_unexplained(&self) -> bool {
+        let unexplained = |code: &Code| matches!(code, Code::Unknown | Code::Internal);
+        matches!(self, Self::Status { code, .. } if unexplained(code))
+    }
+
     /// What somebody should do; empty where waiting is all.
     pub fn mend(&self) -> &'static str {
         match self {

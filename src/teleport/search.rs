@@ -24,12 +24,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::audit_log::{Answer, Context, End, SourceError, now_ms};
-use crate::checkpoint::{Step, Window};
+use crate::checkpoint::{Run, Step, Window};
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Page, unless_stopped};
-use crate::teleport::client::{Found, Query, Remedy};
+use crate::teleport::client::{CallError, Found, Query, Remedy};
 
 /// Each poll looks back so far.
 const SHORT_LOOK_BACK_MS: i64 = 10_000;
@@ -51,13 +51,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
     let run = context
         .blocking(|checkpoint, run| checkpoint.run(run))
         .await?;
-    let mut planned_to = run
-        .windows
-        .iter()
-        .map(|w| w.to_ms)
-        .max()
-        .unwrap_or(run.position_ms);
-    let mut windows = run.windows;
+    let (mut windows, mut planned_to) = unread(&run, context);
     // The look-backs end at what had been read before this start; it may be long ago.
     let mut looks = LookBacks::new(planned_to);
     loop {
@@ -88,6 +82,22 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
     }
     info!("caught up, following the audit log");
     follow(context, planned_to, &mut looks).await
+}
+
+/// What a run that was broken off has yet to read of what it had begun, and the end of that: windows
+/// that are not finished, and what lies between windows. Following does not plan: the state file
+/// knows a window once something of it has settled, and a later window may be first.
+fn unread(run: &Run, context: &Context) -> (Vec<Window>, i64) {
+    let mut covered_to = run.position_ms;
+    let mut unread = Vec::new();
+    for window in &run.windows {
+        unread.extend(cut(covered_to, window.from_ms, context));
+        if !window.is_finished() {
+            unread.push(*window);
+        }
+        covered_to = covered_to.max(window.to_ms);
+    }
+    (unread, covered_to)
 }
 
 fn window_ms(context: &Context) -> i64 {
@@ -156,7 +166,7 @@ enum Read {
 async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<Read, SourceError> {
     let lane = context.new_lane();
     let mut pages = Pages::new(context, from_ms, window.to_ms);
-    let mut found = match pages.next().await? {
+    let mut found = match pages.next(context).await? {
         Next::Found(found) => found,
         Next::Stopped => return Ok(Read::Stopped),
         Next::ApiGone => return Ok(Read::ApiGone),
@@ -198,7 +208,7 @@ async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<
             });
         }
         // The next page is on its way while this one waits to be taken.
-        let (sent, next) = tokio::join!(context.send(page), pages.next());
+        let (sent, next) = tokio::join!(context.send(page), pages.next(context));
         found = match next? {
             _ if sent.is_err() => return Ok(Read::Stopped),
             Next::Found(found) => found,
@@ -208,14 +218,23 @@ async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<
     }
 }
 
+/// The most events that a server gives in a page.
+const LARGEST_PAGE: i32 = 10_000;
+
+/// A call with a key that fails so often in a row, in a way that says nothing, is made without:
+/// some servers do not say that it is the key which they cannot read.
+const TRIES_WITH_KEY: u32 = 3;
+
 /// The pages of one span of time, one after the other.
-struct Pages<'a> {
-    context: &'a Context,
+struct Pages {
     from_ms: i64,
     to_ms: i64,
     key: String,
-    /// Every event before this time has been read.
+    limit: i32,
+    /// Every event before this time has been read. A whole second, unless it is the span's end.
     reached_ms: i64,
+    /// The span was over at this time, or the key led nowhere: asked again without it, once.
+    end_doubted_at: Option<i64>,
     backoff: Backoff,
 }
 
@@ -225,58 +244,67 @@ enum Next {
     ApiGone,
 }
 
-impl<'a> Pages<'a> {
-    fn new(context: &'a Context, from_ms: i64, to_ms: i64) -> Self {
+impl Pages {
+    fn new(context: &Context, from_ms: i64, to_ms: i64) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         Self {
-            context,
             from_ms,
             to_ms,
             key: String::new(),
+            limit: context.reading.page_limit,
             reached_ms: from_ms,
+            end_doubted_at: None,
             backoff,
         }
     }
 
-    async fn next(&mut self) -> Result<Next, SourceError> {
+    async fn next(&mut self, context: &Context) -> Result<Next, SourceError> {
         loop {
             let query = Query {
-                namespace: &self.context.reading.namespace,
+                namespace: &context.reading.namespace,
                 from_ms: self.from_ms,
                 to_ms: self.to_ms,
-                types: &self.context.reading.types,
-                limit: self.context.reading.page_limit,
+                types: &context.reading.types,
+                limit: self.limit,
             };
-            let search = || self.context.client.search(&query, &self.key);
-            match self.context.patiently(search).await {
-                Answer::Got(found)
-                    if found.events.is_empty()
-                        && found.last_key == self.key
-                        && !self.key.is_empty() =>
-                {
-                    // The server turns in a circle.
-                    warn!("the server gives the same key again and no event, dropping the key");
+            let search = || context.client.search(&query, &self.key);
+            let is_doubtful = |failed: &CallError, failures| {
+                !self.key.is_empty() && failures >= TRIES_WITH_KEY && failed.is_unexplained()
+            };
+            match context.patiently_unless(search, is_doubtful).await {
+                Answer::Got(found) if found.last_key == self.key && !self.key.is_empty() => {
+                    warn!("the server gives the same key again, dropping the key");
                     self.drop_key();
-                    let pause = self.backoff.failed().wait;
-                    if unless_stopped(&self.context.stop, sleep(pause))
-                        .await
-                        .is_none()
-                    {
+                    if self.pause(context).await.is_none() {
                         return Ok(Next::Stopped);
                     }
                 }
+                // A server that does not know the key any more may look for it until the span
+                // ends, and then say that this was all.
+                Answer::Got(found)
+                    if found.events.is_empty()
+                        && found.last_key.is_empty()
+                        && !self.key.is_empty()
+                        && self.end_doubted_at != Some(self.reached_ms) =>
+                {
+                    self.end_doubted_at = Some(self.reached_ms);
+                    self.drop_key();
+                }
                 Answer::Got(found) => {
-                    self.backoff.succeeded();
                     self.key.clone_from(&found.last_key);
                     let last = found.events.iter().rev().find_map(|event| event.time);
                     if let Some(last) = last {
-                        self.reached_ms = self.reached_ms.max(last.millis().min(self.to_ms));
+                        let second_ms = last.seconds.saturating_mul(1000).min(self.to_ms);
+                        if second_ms > self.reached_ms {
+                            self.reached_ms = second_ms;
+                            self.backoff.succeeded();
+                        }
                     }
                     return Ok(Next::Found(found));
                 }
                 Answer::Cannot(Remedy::Unknown, _) => {
                     // Neither this API nor, as the probe has shown, the other.
-                    return self.unknown().await;
+                    return unknown(context).await;
                 }
                 Answer::Cannot(_, refused) if !self.key.is_empty() => {
                     warn!(
@@ -284,10 +312,13 @@ impl<'a> Pages<'a> {
                         Chain(&refused)
                     );
                     self.drop_key();
+                    if self.pause(context).await.is_none() {
+                        return Ok(Next::Stopped);
+                    }
                 }
                 Answer::Cannot(_, refused) => {
-                    self.context.pause(&mut self.backoff, &refused).await;
-                    if self.context.stop.is_cancelled() {
+                    context.pause(&mut self.backoff, &refused).await;
+                    if context.stop.is_cancelled() {
                         return Ok(Next::Stopped);
                     }
                 }
@@ -296,23 +327,29 @@ impl<'a> Pages<'a> {
         }
     }
 
+    /// Goes on without a key. Where that has led no further than the last time, only a larger page
+    /// can: more events are at one time than the page held.
     fn drop_key(&mut self) {
         self.key.clear();
+        if self.reached_ms == self.from_ms {
+            self.limit = LARGEST_PAGE;
+        }
         self.from_ms = self.reached_ms;
     }
 
-    /// The server does not know the search. If it has the export by now, that is the way on.
-    async fn unknown(&self) -> Result<Next, SourceError> {
-        let day = super::audit_log::day_of(now_ms() + 2 * 24 * 3600 * 1000);
-        match self
-            .context
-            .patiently(|| self.context.client.chunks(day))
-            .await
-        {
-            Answer::Got(_) => Ok(Next::ApiGone),
-            Answer::Cannot(..) => Err(SourceError::TooOld),
-            Answer::Stopped => Ok(Next::Stopped),
-        }
+    async fn pause(&mut self, context: &Context) -> Option<()> {
+        let pause = self.backoff.failed().wait;
+        unless_stopped(&context.stop, sleep(pause)).await
+    }
+}
+
+/// The server does not know the search. If it has the export by now, that is the way on.
+async fn unknown(context: &Context) -> Result<Next, SourceError> {
+    let day = super::audit_log::day_of(now_ms() + 2 * 24 * 3600 * 1000);
+    match context.patiently(|| context.client.chunks(day)).await {
+        Answer::Got(_) => Ok(Next::ApiGone),
+        Answer::Cannot(..) => Err(SourceError::TooOld),
+        Answer::Stopped => Ok(Next::Stopped),
     }
 }
 
@@ -365,7 +402,7 @@ struct LookBacks {
     last: [Option<Instant>; LOOK_BACKS.len()],
     /// What had been read when this process started: the first looks go back from there.
     started_from_ms: i64,
-    under_way: Option<(String, i64, i64)>,
+    under_way: VecDeque<Pages>,
 }
 
 impl LookBacks {
@@ -373,7 +410,7 @@ impl LookBacks {
         Self {
             last: [None; LOOK_BACKS.len()],
             started_from_ms,
-            under_way: None,
+            under_way: VecDeque::new(),
         }
     }
 
@@ -384,14 +421,12 @@ impl LookBacks {
         position_ms: i64,
     ) -> Result<Option<End>, SourceError> {
         self.begin(context, position_ms);
-        let Some((key, from_ms, to_ms)) = self.under_way.take() else {
+        let Some(pages) = self.under_way.front_mut() else {
             return Ok(None);
         };
-        let mut pages = Pages::new(context, from_ms, to_ms);
-        pages.key = key;
         let lane = context.new_lane();
         for _ in 0..LOOK_BACK_PAGES {
-            let found = match pages.next().await? {
+            let found = match pages.next(context).await? {
                 Next::Found(found) => found,
                 Next::Stopped => return Ok(Some(End::Done)),
                 Next::ApiGone => return Ok(Some(End::ApiGone)),
@@ -415,15 +450,15 @@ impl LookBacks {
                 return Ok(Some(End::Done));
             }
             if is_last {
-                return Ok(None);
+                self.under_way.pop_front();
+                break;
             }
         }
-        self.under_way = Some((pages.key, pages.from_ms, to_ms));
         Ok(None)
     }
 
     fn begin(&mut self, context: &Context, position_ms: i64) {
-        if self.under_way.is_some() {
+        if !self.under_way.is_empty() {
             return;
         }
         // The longest look that is due serves the shorter ones too.
@@ -435,18 +470,26 @@ impl LookBacks {
             for shorter in &mut self.last[..=place] {
                 *shorter = Some(Instant::now());
             }
-            let start = if is_first {
-                self.started_from_ms.min(position_ms)
-            } else {
-                position_ms
-            };
             let back_ms = i64::try_from(back.as_millis()).expect("hours in milliseconds");
-            let from_ms = (start - back_ms).max(context.reading.from_ms);
-            if from_ms < position_ms {
-                debug!(from_ms, position_ms, "looking back for late events");
-                self.under_way = Some((String::new(), from_ms, position_ms));
+            let before = |ms: i64| (ms - back_ms).max(context.reading.from_ms);
+            let started_from_ms = self.started_from_ms.min(position_ms);
+            if !is_first {
+                self.look(context, before(position_ms), position_ms);
+            } else if started_from_ms >= before(position_ms) {
+                self.look(context, before(started_from_ms), position_ms);
+            } else {
+                // What lies between was caught up with just now, long after it happened.
+                self.look(context, before(started_from_ms), started_from_ms);
+                self.look(context, before(position_ms), position_ms);
             }
             return;
+        }
+    }
+    fn look(&mut self, context: &Context, from_ms: i64, to_ms: i64) {
+        if from_ms < to_ms {
+            debug!(from_ms, to_ms, "looking back for late events");
+            let pages = Pages::new(context, from_ms, to_ms);
+            self.under_way.push_back(pages);
         }
     }
 }
