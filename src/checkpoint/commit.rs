@@ -291,9 +291,7 @@ impl Standing {
 
     /// Follows the days of which everything listed is done.
     fn clear_days(&self, transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
-        let first_open: Option<i64> = transaction
-            .prepare_cached("SELECT min(day) FROM chunks WHERE run_id = ?1 AND done = 0")?
-            .query_row([self.run.0], |row| row.get(0))?;
+        let first_open = export::first_open_day(transaction, self.run)?;
         let mut listed = transaction
             .prepare_cached("SELECT listed_ms FROM days WHERE run_id = ?1 AND day = ?2")?;
         let mut position_ms = self.position_ms;

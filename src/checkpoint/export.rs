@@ -1,7 +1,7 @@
 //! Export: the days that were listed and their chunks.
 
 use chrono::NaiveDate;
-use rusqlite::params;
+use rusqlite::{Transaction, params};
 
 use super::commit::Standing;
 use super::run::{RunId, SourceMode};
@@ -13,6 +13,16 @@ pub(super) const DAY_MS: i64 = 86_400_000;
 /// The number of a day, counted from 1970-01-01.
 pub(super) fn day(date: NaiveDate) -> i64 {
     i64::from(date.to_epoch_days())
+}
+
+/// The first day with a chunk that is not done.
+pub(super) fn first_open_day(
+    transaction: &Transaction<'_>,
+    run: RunId,
+) -> rusqlite::Result<Option<i64>> {
+    transaction
+        .prepare_cached("SELECT min(day) FROM chunks WHERE run_id = ?1 AND done = 0")?
+        .query_row([run.0], |row| row.get(0))
 }
 
 /// A chunk of one day, in the server's words.

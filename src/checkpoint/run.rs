@@ -7,7 +7,12 @@ use rusqlite::{OptionalExtension, Row, Transaction, named_params, params};
 
 use super::commit::Counts;
 use super::error::Failure;
+use super::export::{self, DAY_MS};
 use super::{Checkpoint, CheckpointError, now_ms, unsigned};
+
+/// How long after an event its chunk may appear without the change to search missing it. Servers
+/// write chunks about once a minute; what is read twice because of this costs little.
+const LATE_CHUNKS_MS: i64 = 6 * 3_600_000;
 
 /// The number of a run in its state file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -230,23 +235,36 @@ impl Checkpoint {
     }
 
     /// Chooses the event API of a run. A change of it throws away the windows or chunks of the
-    /// other one and keeps the position; what had settled beyond the position is read again.
+    /// other one; what had settled beyond the position is read again.
     ///
-    /// An export's position says nothing about chunks that a server lists late: who changes to
-    /// search begins some time before it.
+    /// A change to search keeps the position. A change from export moves it back, to before what a
+    /// server may list late and before the first day with a chunk that is not done: an export's
+    /// position says nothing of chunks that appear behind it, and the plan that did is gone.
     ///
     /// # Errors
     /// If there is no such run, or the state file cannot be changed.
     pub fn set_mode(&self, run: RunId, mode: SourceMode) -> Result<(), CheckpointError> {
         self.write("choose the event API", |transaction| {
-            let current = load(transaction, run, "read by an event API")?.mode;
+            let Run {
+                mode: current,
+                from_ms,
+                mut position_ms,
+                ..
+            } = load(transaction, run, "read by an event API")?;
             if current == Some(mode) {
                 return Ok(());
             }
+            if current == Some(SourceMode::Export) {
+                let first_open = export::first_open_day(transaction, run)?;
+                position_ms = first_open
+                    .map_or(i64::MAX, |day| day * DAY_MS)
+                    .min(position_ms - LATE_CHUNKS_MS)
+                    .max(from_ms);
+            }
             forget_progress(transaction, run)?;
             transaction.execute(
-                "UPDATE runs SET mode = ?2, updated_ms = ?3 WHERE id = ?1",
-                params![run.0, mode, now_ms()],
+                "UPDATE runs SET mode = ?2, position_ms = ?3, updated_ms = ?4 WHERE id = ?1",
+                params![run.0, mode, position_ms, now_ms()],
             )?;
             Ok(())
         })
@@ -487,26 +505,39 @@ mod tests {
     }
 
     #[test]
-    fn changing_the_api_keeps_the_position_only() {
+    fn changing_the_api_keeps_nothing_but_a_position_that_all_lies_before() {
+        const HOUR_MS: i64 = 3_600_000;
         let directory = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::open(directory.path()).unwrap();
         let id = checkpoint.daemon_run("example", || 0).unwrap().0.id;
         let look = || checkpoint.daemon_run("example", || 0).unwrap().0;
+        let list = |day: i32, listed_ms, chunk: &str| {
+            let date = chrono::NaiveDate::from_epoch_days(day).unwrap();
+            let listed = checkpoint.add_listing(id, date, listed_ms, &[chunk.to_owned()]);
+            assert_eq!(listed.unwrap().unfinished.len(), 1);
+            date
+        };
         checkpoint.set_mode(id, SourceMode::Search).unwrap();
-        checkpoint
-            .commit(id, &[step(0, 9, 5), step(9, 20, 20)], &Counts::default())
-            .unwrap();
+        let (reached, end) = (9 * DAY_MS + 10 * HOUR_MS, 10 * DAY_MS);
+        let steps = [step(0, end, reached), step(end, end + 20, end + 20)];
+        checkpoint.commit(id, &steps, &Counts::default()).unwrap();
         checkpoint.set_mode(id, SourceMode::Search).unwrap();
         assert_eq!(look().windows.len(), 2);
 
         checkpoint.set_mode(id, SourceMode::Export).unwrap();
-        assert_eq!((look().position_ms, look().windows.len()), (5, 0));
-        let day = chrono::NaiveDate::default();
-        checkpoint
-            .add_listing(id, day, 7, &["chunk".to_owned()])
-            .unwrap();
+        assert_eq!((look().position_ms, look().windows.len()), (reached, 0));
+        let today = list(9, reached, "chunk");
+        let chunk = "chunk".to_owned();
+        let done = Step::ChunkDone { date: today, chunk };
+        checkpoint.commit(id, &[done], &Counts::default()).unwrap();
         checkpoint.set_mode(id, SourceMode::Search).unwrap();
-        assert!(checkpoint.chunks(id, day).unwrap().is_empty());
-        assert_eq!((look().position_ms, look().windows.len()), (5, 0));
+        assert!(checkpoint.chunks(id, today).unwrap().is_empty());
+        assert_eq!(look().position_ms, reached - 6 * HOUR_MS);
+
+        // A late chunk of a day that was passed, of which not all is settled.
+        checkpoint.set_mode(id, SourceMode::Export).unwrap();
+        list(7, reached, "late");
+        checkpoint.set_mode(id, SourceMode::Search).unwrap();
+        assert_eq!(look().position_ms, 7 * DAY_MS);
     }
 }

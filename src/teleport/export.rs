@@ -6,7 +6,7 @@
 //!
 //! No day is ever marked as complete by the server: chunks appear late. Today and yesterday are
 //! listed at every poll, the six days before them every ten minutes; older days once per start of
-//! the program, if the state file has them open.
+//! the program, if the state file has them open. What is listed no more is forgotten.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -36,7 +36,6 @@ struct Listed {
     next_new: NaiveDate,
     polled: HashMap<NaiveDate, HashSet<String>>,
     old_days_listed: Instant,
-    forgotten_before: NaiveDate,
 }
 
 pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
@@ -52,13 +51,18 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
         next_new: resumed,
         polled: HashMap::new(),
         old_days_listed: Instant::now(),
-        forgotten_before: NaiveDate::MIN,
     };
     let mut waiting: VecDeque<Chunk> = VecDeque::new();
     let mut readers = JoinSet::new();
     let mut next_pass = Instant::now();
     let mut found_nothing_new = false;
+    let mut tidied = NaiveDate::MIN;
     loop {
+        let today = day_of(now_ms());
+        if context.reading.to_ms.is_none() && tidied < today {
+            forget_old_days(context).await?;
+            tidied = today;
+        }
         while readers.len() < context.reading.concurrency
             && let Some(chunk) = waiting.pop_front()
         {
@@ -96,7 +100,6 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
                     }
                 }
                 found_nothing_new = fresh == 0;
-                days.forget_old(context).await?;
                 next_pass = Instant::now() + jittered(context.reading.poll_interval);
             }
         }
@@ -120,17 +123,18 @@ impl Listed {
     /// The days to list now: one new one, so that readers get to work on it before the next is
     /// listed; or, when there is none, those whose turn it is.
     fn due(&mut self, context: &Context) -> Vec<NaiveDate> {
+        let today = day_of(now_ms());
+        let oldest = today
+            .checked_sub_days(Days::new(POLLED_DAYS))
+            .unwrap_or(today);
+        // An old day is listed once, so which of its chunks readers have had matters no more.
+        self.polled.retain(|day, _| *day >= oldest);
         if self.has_new(context) {
             let day = self.next_new;
             self.next_new = day.succ_opt().expect("a day within reach has a successor");
             return vec![day];
         }
-        let today = day_of(now_ms());
-        let oldest = today
-            .checked_sub_days(Days::new(POLLED_DAYS))
-            .unwrap_or(today);
         let yesterday = today.pred_opt().unwrap_or(today);
-        self.polled.retain(|day, _| *day >= oldest);
         let old_too = self.old_days_listed.elapsed() >= OLD_DAYS_EVERY;
         if old_too {
             self.old_days_listed = Instant::now();
@@ -146,22 +150,16 @@ impl Listed {
     }
 }
 
-impl Listed {
-    /// Drops the chunks of days that are never listed again from the state file, which would grow
-    /// for ever. A backfill keeps its own until it is finished.
-    async fn forget_old(&mut self, context: &Context) -> Result<(), SourceError> {
-        let before = day_of(now_ms()).checked_sub_days(Days::new(2 * POLLED_DAYS));
-        let Some(before) = before.filter(|before| *before > self.forgotten_before) else {
-            return Ok(());
-        };
-        if context.reading.to_ms.is_none() {
-            context
-                .blocking(move |checkpoint, run| checkpoint.forget_days_before(run, before))
-                .await?;
+/// Forgets the chunks of days that no start will list again.
+async fn forget_old_days(context: &Context) -> Result<(), SourceError> {
+    let forgotten = context.blocking(|checkpoint, run| {
+        let position = day_of(checkpoint.run(run)?.position_ms);
+        match position.checked_sub_days(Days::new(POLLED_DAYS)) {
+            Some(first_listed) => checkpoint.forget_days_before(run, first_listed),
+            None => Ok(()),
         }
-        self.forgotten_before = before;
-        Ok(())
-    }
+    });
+    Ok(forgotten.await?)
 }
 
 /// Lists a day, writes the listing down and returns the chunks that no reader has had.
