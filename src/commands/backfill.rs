@@ -102,8 +102,11 @@ pub(super) async fn backfill(
         return Ok(Exit::Failed);
     }
     checkpoint.finish_run(id)?;
-    let (gaps, dead_letters) = (Stats::get(&stats.gaps), Stats::get(&stats.dead_letters));
-    let dead_letters = before.dead_letters + dead_letters;
+    // Of all processes that worked on it: one that was killed may have found them.
+    let summary = checkpoint.summary()?;
+    let gaps = summary.runs.iter().find(|run| run.id == id);
+    let gaps = gaps.map_or(0, |run| run.gaps);
+    let dead_letters = before.dead_letters + Stats::get(&stats.dead_letters);
     output::note(format_args!(
         "done: {} documents created, {} were there already, {dead_letters} dead letters, \
          {gaps} gaps",
