@@ -4,6 +4,7 @@
 pub(crate) mod elasticsearch;
 pub(crate) mod faketeleport;
 pub(crate) mod http;
+pub(crate) mod journey;
 pub(crate) mod program;
 
 use std::fmt::Display;

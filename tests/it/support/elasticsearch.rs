@@ -131,6 +131,11 @@ impl Elasticsearch {
         format!("http://{}", self.client.address)
     }
 
+    /// Whether it asks who one is.
+    pub(crate) fn has_security(&self) -> bool {
+        self.options.security
+    }
+
     /// Ends the node on the spot (SIGKILL).
     pub(crate) fn kill(&mut self) {
         self.lifeline = None;
