@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use chrono::{DateTime, Days, TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use teleport_event_indexer::checkpoint::Checkpoint;
 use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::{Encoder, IndexPattern};
@@ -33,8 +33,9 @@ fn odd_events_on_the_newest_elasticsearch() {
     let Some(elasticsearch) = Elasticsearch::shared(NEWEST, true) else {
         return;
     };
-    let dead_letters = BTreeMap::new();
-    check(elasticsearch, Api::Export, dead_letters);
+    // One has a member `_id`, which Elasticsearch keeps for itself.
+    let dead_letters = [("document_parsing_exception".to_owned(), 1)];
+    check(elasticsearch, Api::Export, dead_letters.into());
 }
 
 #[test]
@@ -42,8 +43,10 @@ fn odd_events_on_the_oldest_elasticsearch() {
     let Some(elasticsearch) = Elasticsearch::shared(oldest(), false) else {
         return;
     };
-    let dead_letters = BTreeMap::new();
-    check(elasticsearch, Api::Search, dead_letters);
+    // `_id` again, and before 8.11 no object can be where a text is mapped: `target` of the locks
+    // in a fixture and among the invented events.
+    let dead_letters = [("mapper_parsing_exception".to_owned(), 3)];
+    check(elasticsearch, Api::Search, dead_letters.into());
 }
 
 fn check(elasticsearch: &Elasticsearch, api: Api, dead_letters: BTreeMap<String, usize>) {
@@ -177,7 +180,10 @@ fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -
     let teleport = FakeTeleport::start_on(&path, &[])?;
     teleport.faults(&api.faults());
     let served = teleport.events_jsonl();
-    assert_eq!(sorted(&served), sorted(log), "it serves what it was given");
+    for (served, given) in sorted(&served).iter().zip(&sorted(log)) {
+        assert_eq!(served, given, "it serves what it was given");
+    }
+    assert_eq!(served.len(), log.len());
 
     // One chunk and one request at a time: which of two events that do not go together is refused
     // must not be chance.
@@ -245,9 +251,24 @@ fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -
     })
 }
 
-/// Events in an order that does not depend on where they come from.
+/// Events as a protobuf Struct has them, in an order that does not depend on where they come from.
 fn sorted(log: &[Value]) -> Vec<Value> {
-    let mut log: Vec<Value> = log.iter().cloned().map(same_form).collect();
+    let mut log: Vec<Value> = log.iter().map(as_struct).collect();
     log.sort_by_key(|event| event["uid"].to_string());
     log
+}
+
+/// With doubles for numbers.
+fn as_struct(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(values) => values.iter().map(as_struct).collect(),
+        Value::Object(members) => {
+            let members = members.iter();
+            members
+                .map(|(key, value)| (key.clone(), as_struct(value)))
+                .collect()
+        }
+        other => other.clone(),
+    }
 }
