@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
@@ -412,36 +412,40 @@ impl Client {
 #[derive(Debug)]
 pub struct ChunkStream {
     stream: Streaming<auditlog::ExportEventUnstructured>,
-    /// How long nothing has come.
+    /// How long we have waited for the next event.
     silent: Duration,
 }
 
 impl ChunkStream {
     /// The next event and the cursor behind it; `Some(None)` at the chunk's end, `None` if there
-    /// is nothing yet after `patience`. Safe to drop: nothing is taken before it is given.
+    /// is nothing by `deadline`. What is there already is given even after that. Safe to drop:
+    /// nothing is taken before it is given.
     ///
     /// # Errors
     /// If the stream breaks, or says nothing for too long.
-    pub async fn next_within(
+    pub async fn next_by(
         &mut self,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Option<Option<(AuditEvent, String)>>, CallError> {
         const METHOD: &str = "ExportUnstructuredEvents";
         // Most events are there already; a timer for each would cost more than its decoding.
         let next = match self.stream.message().now_or_never() {
             Some(next) => next,
-            None => match timeout(patience, self.stream.message()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    self.silent += patience;
-                    let gone = self.silent >= SILENCE;
-                    return if gone {
-                        Err(CallError::Silence { method: METHOD })
-                    } else {
-                        Ok(None)
-                    };
+            None => {
+                let began = Instant::now();
+                match timeout_at(deadline, self.stream.message()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        self.silent += began.elapsed();
+                        let gone = self.silent >= SILENCE;
+                        return if gone {
+                            Err(CallError::Silence { method: METHOD })
+                        } else {
+                            Ok(None)
+                        };
+                    }
                 }
-            },
+            }
         };
         let item = next.map_err(|status| CallError::new(METHOD, &status))?;
         self.silent = Duration::ZERO;

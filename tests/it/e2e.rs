@@ -182,21 +182,26 @@ fn kill_ten_times(api: Api, flags: &[&str], slow: &Value, seed: u64) {
     };
 
     let mut state = seed;
-    let mut places: Vec<u64> = std::iter::repeat_with(|| {
+    let mut random = |below: u64| {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        // The program must not be done when the last kill comes.
-        (state >> 33) % (EVENTS * 9 / 10)
-    })
-    .take(10)
-    .collect();
+        (state >> 33) % below
+    };
+    // The program must not be done when the last kill comes.
+    let mut places = [0; 10].map(|_| random(EVENTS * 8 / 10));
     places.sort_unstable();
     let mut position = String::new();
     let mut committed = 0;
     for place in places {
         let mut running = journey.spawn(args);
         journey.wait_for_created(place, &mut running);
+        // It is seen to be there just after a request was answered, when least is in flight.
+        let mut looks = random(25);
+        wait_until("some more time has passed", || {
+            looks = looks.saturating_sub(1);
+            (looks == 0).then_some(()).ok_or(looks)
+        });
         let signal = running.kill().signal;
         assert_eq!(signal, Some(9), "it ended before its time");
         // Killed before it made a state, it has none.
@@ -225,6 +230,28 @@ fn events_read(teleport: &FakeTeleport) -> u64 {
         count.as_u64().expect("it counts them")
     };
     of(Api::Export) + of(Api::Search)
+}
+
+#[test]
+fn a_slow_stream_is_stored_as_it_comes_and_left_when_asked_to_end() {
+    let Some(elasticsearch) = Elasticsearch::shared(NEWEST, true) else {
+        return;
+    };
+    // A chunk of 700 events, which takes half a minute.
+    let Some(teleport) = Api::Export.log(2_100, &[]) else {
+        return;
+    };
+    teleport.faults(&json!({"delay_per_event_us": 50_000}));
+    let journey = Journey::new("e2e-slow", &teleport, elasticsearch, &start_time());
+    let mut running = journey.spawn(&START);
+    journey.wait_for_created(10, &mut running);
+    running.terminate();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let created = journey.created();
+    assert!(created < 500, "{created} documents came at once");
+    let status = journey.status();
+    assert_eq!(status["runs"][0]["created"], created);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::checkpoint::{Gap, Step};
@@ -149,7 +150,7 @@ impl Chunk {
         }
     }
 
-    /// Takes events until the page is full, the stream pauses, or it is at its end.
+    /// Takes events until the page is full or old enough, or the stream is at its end.
     async fn take_page(
         &mut self,
         context: &Context,
@@ -164,12 +165,13 @@ impl Chunk {
         };
         let mut bytes = 0;
         let mut taken = 0;
+        let mut due = Instant::now() + PAGE_AGE;
         let end = loop {
             let next = tokio::select! {
                 biased;
                 // Neither arm takes anything before it is done.
                 () = context.stop.cancelled() => break Some(Streamed::Stopped),
-                next = stream.next_within(PAGE_AGE) => next,
+                next = stream.next_by(due) => next,
             };
             match next {
                 Ok(Some(Some((event, behind)))) => {
@@ -186,7 +188,7 @@ impl Chunk {
                     }
                 }
                 Ok(Some(None)) => break Some(Streamed::Whole),
-                Ok(None) if taken == 0 => {}
+                Ok(None) if taken == 0 => due = Instant::now() + PAGE_AGE,
                 Ok(None) => break None,
                 Err(failed) => break Some(Streamed::Broken(failed)),
             }
