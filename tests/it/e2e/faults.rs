@@ -49,7 +49,7 @@ fn whatever_breaks_while_exporting_the_result_is_exact() {
                 "/already_there",
             ),
         ],
-        &json!({"delay_per_event_us": 2_000}),
+        &json!({"delay_per_event_us": 5_000}),
     );
 }
 
@@ -78,7 +78,7 @@ fn whatever_breaks_while_searching_the_result_is_exact() {
             ("border", json!({"dup_page_border": true}), "/already_there"),
             ("empty", json!({"empty_page_every": 5}), "/keys_dropped"),
         ],
-        &json!({"delay_ms": 100}),
+        &json!({"delay_ms": 500}),
     );
 }
 
@@ -104,7 +104,7 @@ fn walk(api: Api, flags: &[&str], faults: &[Fault], slow: &Value) {
         let journey = Journey::installed(&name, &prefix, &teleport, elasticsearch, &start_time());
         let mut running = journey.spawn(&START);
         if *fault == "restart" {
-            journey.wait_for_created(500, &mut running);
+            journey.wait_for_created(1, &mut running);
             teleport.faults(&json!({"unavailable_seconds": 2}));
             assert!(teleport.kill_connections() > 0);
         }
