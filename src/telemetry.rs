@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::info;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -58,7 +58,13 @@ impl Stats {
 /// `level` is a level or a list such as `info,teleport_event_indexer::teleport=debug`; the
 /// configuration has checked it. May be called once.
 pub fn start_log(log: &LogConfig) {
-    let filter: Targets = log.level.parse().unwrap_or_else(|_| Targets::new());
+    let filter = match log.level.parse::<LevelFilter>() {
+        // A bare level is about this program; its libraries log every HTTP/2 frame at debug.
+        Ok(level) => Targets::new()
+            .with_default(level.min(LevelFilter::WARN))
+            .with_target("teleport_event_indexer", level),
+        Err(_) => log.level.parse().unwrap_or_else(|_| Targets::new()),
+    };
     let writer = tracing_subscriber::fmt::layer().with_writer(output::LogWriter::default);
     let registry = tracing_subscriber::registry();
     match log.format {
