@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod dry_run;
 mod install;
+mod mend;
 mod start;
 mod status;
 mod transfer;
@@ -32,6 +33,8 @@ pub enum Exit {
 pub(crate) enum Failure {
     /// What the user gave is wrong; nothing was done.
     Usage(String),
+    /// A file that the user named cannot be used; nothing was done.
+    Unusable(anyhow::Error),
     /// Something failed.
     Failed(anyhow::Error),
 }
@@ -100,10 +103,22 @@ pub fn run(invocation: Invocation) -> Exit {
             output::note(format_args!("error: {wrong}"));
             Exit::Usage
         }
+        Err(Failure::Unusable(unusable)) => {
+            say(&unusable);
+            Exit::Usage
+        }
         Err(Failure::Failed(failed)) => {
-            output::note(format_args!("error: {}", Chain(failed.as_ref())));
+            say(&failed);
             Exit::Failed
         }
+    }
+}
+
+/// What went wrong, and below it what to do about it.
+fn say(error: &anyhow::Error) {
+    output::note(format_args!("error: {}", Chain(error.as_ref())));
+    if let Some(mend) = mend::mend(error.as_ref()) {
+        output::note(format_args!("hint: {mend}"));
     }
 }
 

@@ -33,6 +33,8 @@ pub use self::show::Effective;
 pub use self::sources::Raw;
 pub use self::teleport::{CredentialPaths, TeleportConfig};
 
+pub(crate) use self::secret_file::readable_by_others;
+
 use self::resolver::Resolver;
 
 /// The parts of a configuration without which a command cannot run. Parts that are given are

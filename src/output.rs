@@ -18,9 +18,10 @@ impl fmt::Display for Chain<'_> {
         f.write_str(&said)?;
         let mut cause = self.0.source();
         while let Some(next) = cause {
-            // Some libraries repeat the cause in their own words; once is enough.
+            // Some libraries repeat the cause in their own words, or are repeated by it; once is
+            // enough.
             let words = next.to_string();
-            if !said.ends_with(&words) {
+            if !said.ends_with(&words) && !words.ends_with(&said) {
                 write!(f, ": {words}")?;
                 said = words;
             }

@@ -15,10 +15,7 @@ pub enum CheckpointError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The file is no database any more.
-    #[error(
-        "the state file {path} is damaged; move it away together with {path}-wal and {path}-shm: a \
-         missing file is a first start, which reads again from start-time and makes no duplicates"
-    )]
+    #[error("the state file {path} is damaged")]
     Corrupt {
         /// The state file.
         path: PathBuf,
@@ -74,7 +71,7 @@ pub enum CheckpointError {
         given: String,
     },
     /// There is no room left.
-    #[error("no room left to {doing} in the state file {path}; make room on its disk")]
+    #[error("no room left to {doing} in the state file {path}")]
     Full {
         /// The state file.
         path: PathBuf,
@@ -85,10 +82,7 @@ pub enum CheckpointError {
         source: rusqlite::Error,
     },
     /// The file, or one beside it, may not be opened or written.
-    #[error(
-        "cannot {doing}: no access to the state file {path}; it, its directory and the files beside \
-         it must be writable for the user who runs this program"
-    )]
+    #[error("cannot {doing}: no access to the state file {path}")]
     NoAccess {
         /// The state file.
         path: PathBuf,
@@ -148,6 +142,37 @@ pub enum CheckpointError {
         /// The end of the backfill, exclusive; milliseconds since 1970.
         to_ms: i64,
     },
+}
+
+impl CheckpointError {
+    /// What somebody should do, where the message does not say it already.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Storage(error) => error.mend().map(str::to_owned),
+            Self::Corrupt { path, .. } => {
+                let path = path.display();
+                Some(format!(
+                    "move it away together with {path}-wal and {path}-shm: a missing file is a \
+                     first start, which reads again from start-time and makes no duplicates"
+                ))
+            }
+            Self::Full { .. } => Some("make room on its disk".to_owned()),
+            Self::NoAccess { .. } => Some(
+                "the file, its directory and the files beside it must be writable for the user who \
+                 runs this program"
+                    .to_owned(),
+            ),
+            Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::OtherCluster { .. }
+            | Self::Busy { .. }
+            | Self::Sqlite { .. }
+            | Self::UnknownRun { .. }
+            | Self::WrongMode { .. }
+            | Self::Unfinished { .. } => None,
+        }
+    }
 }
 
 fn shown(mode: &Option<SourceMode>) -> &'static str {

@@ -26,10 +26,7 @@ pub enum StorageError {
         source: io::Error,
     },
     /// A file in `storage` cannot be opened for writing.
-    #[error(
-        "cannot write {path}; the storage directory and the files in it must be writable for the \
-         user who runs this program"
-    )]
+    #[error("cannot write {path}")]
     File {
         /// The file, inside of `storage`.
         path: PathBuf,
@@ -48,6 +45,19 @@ pub enum StorageError {
         /// What the file system calls itself.
         name: &'static str,
     },
+}
+
+impl StorageError {
+    /// What somebody should do, where the message does not say it already.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Directory { .. } | Self::File { .. } => Some(
+                "the directory named by storage, and the files in it, must be writable for the \
+                 user who runs this program",
+            ),
+            Self::NotADirectory { .. } | Self::Network { .. } => None,
+        }
+    }
 }
 
 /// Makes sure that `storage` is a directory on a local file system; a missing one is created for
@@ -260,8 +270,7 @@ mod tests {
         let file = Path::new("/proc/state.sqlite");
         assert_eq!(
             create_private(file).unwrap_err().to_string(),
-            "cannot write /proc/state.sqlite; the storage directory and the files in it must be \
-             writable for the user who runs this program"
+            "cannot write /proc/state.sqlite"
         );
         assert_eq!(
             prepare_directory(Path::new("/proc/storage"))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -29,7 +29,7 @@ pub(super) async fn backfill(
     if range.from >= now {
         return Err(Failure::Usage(format!(
             "--from {} lies in the future",
-            range.from.to_rfc3339()
+            range.from.to_rfc3339_opts(SecondsFormat::Secs, true)
         )));
     }
     if range.to > now {
@@ -38,7 +38,7 @@ pub(super) async fn backfill(
             "--to lies in the future, reading up to now; to go on after a stop, give `--to {}`",
             DateTime::from_timestamp_millis(to_ms)
                 .unwrap_or_default()
-                .to_rfc3339()
+                .to_rfc3339_opts(SecondsFormat::Secs, true)
         );
     }
     let storage = (!range.dry_run).then(|| config.storage.clone().expect("the command needs it"));

@@ -2,10 +2,10 @@
 //! findings come together.
 
 use crate::commands::transfer::{Patience, reach_elasticsearch, reach_teleport};
-use crate::commands::{Exit, Failure, install};
+use crate::commands::{Exit, Failure, install, mend};
 use crate::config::{Config, ElasticsearchConfig};
 use crate::elastic::assets::State;
-use crate::output::{self, Chain};
+use crate::output::{self, Chain, Reader};
 use crate::shutdown::Shutdown;
 use crate::teleport::client::Remedy;
 
@@ -30,29 +30,58 @@ pub(super) async fn check(
     for finding in findings.into_iter().flatten() {
         match finding {
             Ok(good) => output::data(format_args!("ok    {good}"))?,
-            Err(bad) => {
+            Err(Fault { what, mend }) => {
                 exit = Exit::Failed;
-                output::data(format_args!("FAIL  {bad}"))?
+                output::data(format_args!("FAIL  {what}"))?;
+                match mend {
+                    Some(mend) => output::data(format_args!("      hint: {mend}"))?,
+                    None => Reader::There,
+                }
             }
         };
     }
     Ok(exit)
 }
 
-type Finding = Result<String, String>;
+type Finding = Result<String, Fault>;
 
-fn words(failure: Failure) -> String {
-    match failure {
-        Failure::Usage(text) => text,
-        Failure::Failed(error) => Chain(error.as_ref()).to_string(),
+/// Something that is not as it should be, and what to do about it.
+struct Fault {
+    what: String,
+    mend: Option<String>,
+}
+
+impl Fault {
+    fn new(what: String, mend: &str) -> Self {
+        let mend = Some(mend.to_owned());
+        Self { what, mend }
+    }
+}
+
+impl<E: Into<Failure>> From<E> for Fault {
+    fn from(failure: E) -> Self {
+        match failure.into() {
+            Failure::Usage(what) => Self { what, mend: None },
+            Failure::Unusable(error) | Failure::Failed(error) => Self {
+                what: Chain(error.as_ref()).to_string(),
+                mend: mend::mend(error.as_ref()),
+            },
+        }
+    }
+}
+
+fn stopped() -> Fault {
+    Fault {
+        what: "stopped".to_owned(),
+        mend: None,
     }
 }
 
 async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
     let (client, server) = match reach_teleport(config, Patience::None, &shutdown.stop).await {
         Ok(Some(reached)) => reached,
-        Ok(None) => return vec![Err("stopped".into())],
-        Err(failure) => return vec![Err(words(failure))],
+        Ok(None) => return vec![Err(stopped())],
+        Err(failure) => return vec![Err(failure.into())],
     };
     let mut findings = vec![Ok(format!(
         "Teleport {}, cluster {}",
@@ -66,9 +95,9 @@ async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
         )),
         Err(failed) if failed.remedy() == Remedy::Unknown => match client.newest_event().await {
             Ok(_) => Ok("audit events by the search API".into()),
-            Err(failed) => Err(format!("{}; {}", Chain(&failed), failed.mend())),
+            Err(failed) => Err(failed.into()),
         },
-        Err(failed) => Err(format!("{}; {}", Chain(&failed), failed.mend())),
+        Err(failed) => Err(failed.into()),
     });
     findings
 }
@@ -76,8 +105,8 @@ async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
 async fn elasticsearch(config: &ElasticsearchConfig, shutdown: &Shutdown) -> Vec<Finding> {
     let (client, server) = match reach_elasticsearch(config, Patience::None, &shutdown.stop).await {
         Ok(Some(reached)) => reached,
-        Ok(None) => return vec![Err("stopped".into())],
-        Err(failure) => return vec![Err(words(failure))],
+        Ok(None) => return vec![Err(stopped())],
+        Err(failure) => return vec![Err(failure.into())],
     };
     let version = server
         .version
@@ -86,24 +115,34 @@ async fn elasticsearch(config: &ElasticsearchConfig, shutdown: &Shutdown) -> Vec
     let settings = install::settings(config);
     match client.lacks_privileges(&settings.index_wildcard).await {
         Ok(lacking) if lacking.is_empty() => findings.push(Ok("privileges to write".into())),
-        Ok(lacking) => findings.push(Err(format!(
-            "the user lacks {} on {}: give the role in templates/elasticsearch-writer-role.json",
-            lacking.join(", "),
-            settings.index_wildcard
+        Ok(lacking) => findings.push(Err(Fault::new(
+            format!(
+                "the user lacks {} on {}",
+                lacking.join(", "),
+                settings.index_wildcard
+            ),
+            "give the role in templates/elasticsearch-writer-role.json",
         ))),
-        Err(failed) => findings.push(Err(Chain(&failed).to_string())),
+        Err(failed) => findings.push(Err(failed.into())),
     }
     match install::plan(&client, server, &settings).await {
         Ok(plan) => findings.extend(plan.steps.iter().map(|step| match step.state {
             State::UpToDate => Ok(format!("{step}: up to date")),
             State::Kept => Ok(format!("{step}: there")),
-            State::Absent => Err(format!("{step}: missing; run `install`")),
-            _ => Err(format!(
-                "{step}: differs from this version's; run `install --dry-run`"
+            State::Absent => Err(Fault::new(
+                format!("{step}: missing"),
+                "run `teleport-event-indexer install`",
+            )),
+            State::Outdated | State::Newer | State::Edited => Err(Fault::new(
+                format!("{step}: differs from this version's"),
+                "`teleport-event-indexer install --dry-run` shows where",
             )),
         })),
         // The writer's role need not let us look.
-        Err(failure) => findings.push(Ok(format!("templates not compared: {}", words(failure)))),
+        Err(failure) => {
+            let Fault { what, .. } = failure.into();
+            findings.push(Ok(format!("templates not compared: {what}")));
+        }
     }
     findings
 }

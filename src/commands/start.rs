@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock};
@@ -86,7 +86,7 @@ fn end(summary: Summary) -> Exit {
 fn say_where_it_starts(config: &Config, from_ms: i64, is_first: bool) -> Result<(), Failure> {
     let from = DateTime::from_timestamp_millis(from_ms)
         .unwrap_or_default()
-        .to_rfc3339();
+        .to_rfc3339_opts(SecondsFormat::Secs, true);
     match config.start_time {
         None if is_first => warn!(
             start_time = from,
@@ -99,7 +99,7 @@ fn say_where_it_starts(config: &Config, from_ms: i64, is_first: bool) -> Result<
                 "start-time is {} but this state has started from {from}; \
                  put that into the configuration, and read other times with \
                  `teleport-event-indexer backfill --from … --to …`",
-                asked.to_rfc3339()
+                asked.to_rfc3339_opts(SecondsFormat::Secs, true)
             )));
         }
         _ => info!(start_time = from, "going on where the last run ended"),

@@ -44,7 +44,7 @@ pub(super) async fn reach_teleport(
     let teleport = config.teleport.as_ref().expect("the command needs it");
     let requests = config.limits.teleport_requests_per_second;
     let client = teleport::Client::new(teleport, requests)
-        .map_err(|unusable| Failure::Usage(Chain(&unusable).to_string()))?;
+        .map_err(|unusable| Failure::Unusable(unusable.into()))?;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         let Some(answer) = unless_stopped(stop, client.ping()).await else {
@@ -62,20 +62,17 @@ pub(super) async fn reach_teleport(
             }
             Err(failed) if failed.remedy() == Remedy::Retry && patience == Patience::Endless => {
                 let pause = backoff.failed().wait;
-                warn!(?pause, "trying again: {}", Chain(&failed));
+                warn!(
+                    ?pause,
+                    mend = failed.mend(),
+                    "trying again: {}",
+                    Chain(&failed)
+                );
                 if unless_stopped(stop, sleep(pause)).await.is_none() {
                     return Ok(None);
                 }
             }
-            Err(failed) => {
-                let mend = failed.mend();
-                let hint = if mend.is_empty() {
-                    String::new()
-                } else {
-                    format!("; {mend}")
-                };
-                return Err(Failure::Failed(anyhow::anyhow!("{}{hint}", Chain(&failed))));
-            }
+            Err(failed) => return Err(Failure::Failed(failed.into())),
         }
     }
 }
@@ -86,8 +83,8 @@ pub(super) async fn reach_elasticsearch(
     patience: Patience,
     stop: &CancellationToken,
 ) -> Result<Option<(elastic::Client, elastic::Server)>, Failure> {
-    let client = elastic::Client::new(config)
-        .map_err(|unusable| Failure::Usage(Chain(&unusable).to_string()))?;
+    let client =
+        elastic::Client::new(config).map_err(|unusable| Failure::Unusable(unusable.into()))?;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         let Some(answer) = unless_stopped(stop, client.server()).await else {
@@ -111,12 +108,17 @@ pub(super) async fn reach_elasticsearch(
                         || matches!(failed, ServerError::Unauthorized { .. })) =>
             {
                 let pause = backoff.failed().wait;
-                warn!(?pause, "trying again: {}", Chain(&failed));
+                warn!(
+                    ?pause,
+                    mend = failed.mend(),
+                    "trying again: {}",
+                    Chain(&failed)
+                );
                 if unless_stopped(stop, sleep(pause)).await.is_none() {
                     return Ok(None);
                 }
             }
-            Err(failed) => return Err(Failure::Failed(anyhow::anyhow!("{}", Chain(&failed)))),
+            Err(failed) => return Err(Failure::Failed(failed.into())),
         }
     }
 }

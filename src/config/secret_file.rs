@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path) -> Result<(Secret, bool), SecretFileError> {
 
 /// Whether more users than necessary may read the file: everybody, or the group of a file that is
 /// our own. A group that gives *us* the right to somebody else's file is as it should be.
-pub(super) fn readable_by_others(metadata: &Metadata) -> bool {
+pub(crate) fn readable_by_others(metadata: &Metadata) -> bool {
     let mode = metadata.mode();
     let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
     metadata.is_file() && (mode & 0o004 != 0 || (mode & 0o040 != 0 && is_ours))

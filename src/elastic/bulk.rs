@@ -68,7 +68,7 @@ impl Sink for Bulk {
             Ok(answer) => read(&answer, operations, self.client.address()),
             Err(failed) => Attempt::Transient(Fault {
                 what: Chain(&failed).to_string(),
-                mend: String::new(),
+                mend: failed.mend().unwrap_or_default().to_owned(),
                 overloaded: false,
             }),
         }

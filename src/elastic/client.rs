@@ -23,9 +23,11 @@ use elasticsearch::http::transport::{
 };
 use serde_json::Value;
 use thiserror::Error;
+use tracing::debug;
 
 use crate::config::{Auth, ElasticsearchConfig};
 use crate::elastic::assets::Version;
+use crate::output::Chain;
 
 /// A cluster's way in.
 #[derive(Debug)]
@@ -101,46 +103,90 @@ pub enum ClientError {
         source: BuildError,
     },
     /// No host gave an answer.
-    #[error("no answer from Elasticsearch at {url}{}", hint(source))]
+    #[error("no answer from Elasticsearch at {url}: {reason}")]
     NoAnswer {
         /// The host that was asked last.
         url: Url,
-        /// What happened there.
-        #[source]
-        source: elasticsearch::Error,
+        /// What happened there, in plain words.
+        reason: String,
+        /// What somebody should do, should it last.
+        mend: &'static str,
     },
     /// There is a server, but it did not accept us or is none of ours.
     #[error("{0}")]
     Unfit(String),
 }
 
-/// Says in plain words what the crate's error means, where its own words do not.
-fn hint(error: &elasticsearch::Error) -> &'static str {
-    let mut text = String::new();
-    let mut next: Option<&dyn Error> = Some(error);
-    while let Some(error) = next {
-        text.push_str(&error.to_string());
-        next = error.source();
+impl ClientError {
+    /// What somebody should do; `None` where the message says it all.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::File { .. } | Self::Pem { .. } => {
+                Some("check ca, client-cert and client-key in [forward.elasticsearch]")
+            }
+            Self::NoAnswer { mend, .. } => Some(mend),
+            Self::Build { .. } | Self::Unfit(_) => None,
+        }
     }
+
+    /// The crate's error names three layers of libraries before it comes to the point.
+    fn no_answer(url: &Url, error: &elasticsearch::Error) -> Self {
+        debug!("no answer from {url}: {}", Chain(error));
+        let (reason, mend) = explain(error);
+        Self::NoAnswer {
+            url: url.clone(),
+            reason,
+            mend,
+        }
+    }
+}
+
+/// What the crate's error means in plain words, and what to do about it.
+fn explain(error: &elasticsearch::Error) -> (String, &'static str) {
+    let text = Chain(error).to_string();
     let has = |part: &str| text.contains(part);
+    let check_hosts = "check hosts (or cloud-id) in [forward.elasticsearch]";
     // An authority made anew under its old name, as Elasticsearch's own are, gives the second.
-    if has("UnknownIssuer") || has("BadSignature") {
-        " (its certificate comes from an authority that is not trusted here: set `ca`)"
+    let (reason, mend) = if has("UnknownIssuer") || has("BadSignature") {
+        (
+            "its certificate comes from an authority that is not trusted here",
+            "give that authority's certificate as ca in [forward.elasticsearch]",
+        )
     } else if has("NotValidForName") || has("not valid for name") {
-        " (its certificate is for another name than the one in `hosts`)"
+        (
+            "its certificate is for another name",
+            "write the certificate's name into hosts in [forward.elasticsearch]",
+        )
     } else if has("certificate expired") || has("Expired") || has("certificate has expired") {
-        " (its certificate has expired)"
+        (
+            "its certificate has expired",
+            "check this machine's clock, then the server's certificate",
+        )
     } else if has("InvalidContentType") || has("corrupt message") {
-        " (it does not speak TLS: is it http:// in place of https://?)"
+        (
+            "it does not speak TLS",
+            "check hosts in [forward.elasticsearch]: http:// in place of https://?",
+        )
     } else if has("Connection refused") {
-        " (nothing listens there)"
+        (
+            "nothing listens there",
+            "check hosts in [forward.elasticsearch], and that Elasticsearch runs there",
+        )
     } else if has("failed to lookup address") || has("dns error") {
-        " (the name does not resolve)"
+        ("the name does not resolve", check_hosts)
     } else if has("timed out") {
-        " (it did not answer in time)"
+        (
+            "it did not answer in time",
+            "see whether Elasticsearch is overloaded, or set request-timeout higher",
+        )
     } else {
-        ""
-    }
+        let mut cause: &dyn Error = error;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        return (cause.to_string(), check_hosts);
+    };
+    (reason.to_owned(), mend)
 }
 
 impl Client {
@@ -225,12 +271,7 @@ impl Client {
                         .store(next % self.hosts.len(), Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(source) => {
-                    last = Some(ClientError::NoAnswer {
-                        url: host.url.clone(),
-                        source,
-                    })
-                }
+                Err(error) => last = Some(ClientError::no_answer(&host.url, &error)),
             }
         }
         // Whoever comes next starts with another host than the one that failed first.
@@ -314,8 +355,9 @@ impl Client {
                     error,
                 });
             }
-            // A writer without `monitor` may do all it needs but this.
-            403 if answer.is_elasticsearch => {
+            // A writer without `monitor` may do all it needs but this. The refusal may come before
+            // Elasticsearch has set the header by which it names itself.
+            403 if answer.is_elasticsearch || error.error_type == "security_exception" => {
                 return Ok(Server {
                     version: None,
                     serverless: false,
@@ -446,10 +488,7 @@ pub enum ServerError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// It wants other credentials.
-    #[error(
-        "Elasticsearch at {url} refuses the credentials: {error}; \
-         check user and password, or api-key, in [forward.elasticsearch]"
-    )]
+    #[error("Elasticsearch at {url} refuses the credentials: {error}")]
     Unauthorized {
         /// The host.
         url: String,
@@ -457,10 +496,7 @@ pub enum ServerError {
         error: ErrorAnswer,
     },
     /// Something else answers there.
-    #[error(
-        "what answers at {url} is not Elasticsearch (it sends no `X-Elastic-Product` header); \
-         check `hosts`; OpenSearch and Elasticsearch before 7.14 are not supported"
-    )]
+    #[error("what answers at {url} is not Elasticsearch: it sends no X-Elastic-Product header")]
     OtherProduct {
         /// The host.
         url: String,
@@ -474,10 +510,7 @@ pub enum ServerError {
         error: ErrorAnswer,
     },
     /// Older than what we know to work.
-    #[error(
-        "Elasticsearch at {url} is version {version}; {} or newer is needed",
-        OLDEST
-    )]
+    #[error("Elasticsearch at {url} is version {version}; {OLDEST} or newer is needed")]
     TooOld {
         /// The host.
         url: String,
@@ -487,6 +520,21 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// What somebody should do; `None` where waiting is all, or the message says it.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Client(error) => error.mend(),
+            Self::Unauthorized { .. } => {
+                Some("check user and password, or api-key, in [forward.elasticsearch]")
+            }
+            Self::OtherProduct { .. } => Some(
+                "check hosts in [forward.elasticsearch], and any proxy on the way; OpenSearch and \
+                 Elasticsearch before 7.14 are not supported",
+            ),
+            Self::NotReady { .. } | Self::TooOld { .. } => None,
+        }
+    }
+
     /// Passes by itself, or so it seems: the server is away, starting or busy.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::FutureExt;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -141,19 +141,19 @@ impl CallError {
         matches!(self, Self::Status { code, .. } if unexplained(code))
     }
 
-    /// What somebody should do; empty where waiting is all.
-    pub fn mend(&self) -> &'static str {
+    /// What somebody should do; `None` where waiting is all.
+    pub fn mend(&self) -> Option<&'static str> {
         match self {
             Self::Status {
                 code: Code::PermissionDenied,
                 ..
-            } => {
+            } => Some(
                 "give the identity's user a role with the rule \
-                 `resources: [event, session], verbs: [list, read]`"
-            }
-            Self::Identity(_) => "renew the identity",
-            Self::Dial(dial) if !dial.is_transient() => "check addr and identity in [teleport]",
-            _ => "",
+                 `resources: [event, session], verbs: [list, read]`",
+            ),
+            Self::Identity(identity) => identity.mend(),
+            Self::Dial(dial) => dial.mend(),
+            Self::Status { .. } | Self::Silence { .. } => None,
         }
     }
 
@@ -164,7 +164,7 @@ impl CallError {
                 return Self::Dial(dial.0.clone());
             }
             if let Some(rustls::Error::AlertReceived(alert)) = tls_cause(error) {
-                let message = explain_alert(*alert).to_owned();
+                let message = explain_alert(*alert).0.to_owned();
                 return Self::Status {
                     method,
                     code: status.code(),
@@ -254,8 +254,12 @@ impl Client {
         let credentials = Credentials::load(&config.credentials)?;
         credentials.check_time(Utc::now())?;
         let cluster: Arc<str> = credentials.cluster.as_str().into();
-        info!(%cluster, address = %config.addr, expires = %credentials.not_after.to_rfc3339(),
+        info!(%cluster, address = %config.addr, expires = %credentials.not_after.to_rfc3339_opts(SecondsFormat::Secs, true),
             "credentials read");
+        if let Some(file) = &credentials.exposed {
+            let file = file.display();
+            warn!("other users can read the private key in {file}: chmod 600 {file}");
+        }
         let current = Arc::new(Current {
             paths: config.credentials.clone(),
             refresh: config.refresh.is_some(),

@@ -2,20 +2,19 @@
 //! and CAs in three files.
 //!
 //! An identity file is read line by line. The first PEM block is the private key, the second the
-//! client certificate, all others are CAs; labels are not looked at to tell which is which. SSH
+//! client certificate, all others are CAs, as Teleport itself reads it; labels must fit that. SSH
 //! lines are passed over: everything here goes over TLS.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use x509_cert::der::Decode;
 
-use crate::config::CredentialPaths;
+use crate::config::{CredentialPaths, readable_by_others};
 
 /// Credentials that have been read and fit together.
 #[derive(Clone, Debug)]
@@ -30,6 +29,8 @@ pub struct Credentials {
     pub tls: ClientConfig,
     /// The file that one would renew.
     pub path: PathBuf,
+    /// The file with the private key, if users other than its owner may read it.
+    pub exposed: Option<PathBuf>,
 }
 
 /// What is wrong with the credentials' files.
@@ -57,11 +58,7 @@ pub enum IdentityError {
         problem: String,
     },
     /// The client certificate has run out.
-    #[error(
-        "the certificate in {} expired at {}: renew it (`tctl auth sign`, or let tbot do it)",
-        path.display(),
-        not_after.to_rfc3339()
-    )]
+    #[error("the certificate in {} expired at {}", path.display(), shown(not_after))]
     Expired {
         /// The file.
         path: PathBuf,
@@ -69,17 +66,32 @@ pub enum IdentityError {
         not_after: DateTime<Utc>,
     },
     /// The client certificate does not hold yet.
-    #[error(
-        "the certificate in {} holds only from {} on: check this machine's clock",
-        path.display(),
-        not_before.to_rfc3339()
-    )]
+    #[error("the certificate in {} holds only from {} on", path.display(), shown(not_before))]
     NotYet {
         /// The file.
         path: PathBuf,
         /// From when on it holds.
         not_before: DateTime<Utc>,
     },
+}
+
+impl IdentityError {
+    /// What somebody should do.
+    pub fn mend(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Read { .. } => "check identity, or key, cert and ca, in [teleport]",
+            Self::Content { .. } => {
+                "write new ones with `tctl auth sign`: --format=file for an identity file, \
+                 --format=tls for key, certificate and CAs"
+            }
+            Self::Expired { .. } => "renew it with `tctl auth sign`, or let tbot do it",
+            Self::NotYet { .. } => "check this machine's clock",
+        })
+    }
+}
+
+fn shown(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 impl Credentials {
@@ -90,106 +102,100 @@ impl Credentials {
     pub fn load(paths: &CredentialPaths) -> Result<Self, IdentityError> {
         match paths {
             CredentialPaths::Identity(path) => {
-                let what = "the identity file";
-                let blocks = pem_blocks(what, path)?;
-                let problem = |problem: &str| content(what, path, problem.to_owned());
-                let [key, certificate, cas @ ..] = &blocks[..] else {
-                    return Err(problem(
-                        "it should hold a private key, a certificate and the cluster's CAs as PEM; \
-                         write one with `tctl auth sign --format=file`",
+                let file = PemFile::read("the identity file", path)?;
+                let [key, certificate, cas @ ..] = &file.blocks[..] else {
+                    return Err(file.wrong(
+                        "it should hold a private key, a certificate and the cluster's CAs as PEM",
                     ));
                 };
                 if cas.is_empty() {
-                    return Err(problem(
-                        "it holds no CA certificate behind the client certificate",
-                    ));
+                    return Err(
+                        file.wrong("it holds no CA certificate behind the client certificate")
+                    );
                 }
-                Self::assemble(what, path, key, std::slice::from_ref(certificate), cas)
+                let certificate = std::slice::from_ref(certificate);
+                Self::assemble((&file, key), (&file, certificate), (&file, cas))
             }
             CredentialPaths::KeyPair { key, cert, ca } => {
-                let keys = pem_blocks("the key file", key)?;
-                let Some(first) = keys.first() else {
-                    return Err(content("the key file", key, "it holds no PEM".into()));
+                let keys = PemFile::read("the key file", key)?;
+                let chain = PemFile::read("the certificate file", cert)?;
+                let cas = PemFile::read("the CA file", ca)?;
+                // What openssl writes may begin with the parameters of a curve.
+                let key = keys.blocks.iter().find(|block| block.is_key());
+                let Some(key) = key.or(keys.blocks.first()) else {
+                    return Err(keys.wrong("it holds no PEM"));
                 };
-                let chain = pem_blocks("the certificate file", cert)?;
-                if chain.is_empty() {
-                    return Err(content(
-                        "the certificate file",
-                        cert,
-                        "it holds no PEM".into(),
-                    ));
+                for file in [&chain, &cas] {
+                    if file.blocks.is_empty() {
+                        return Err(file.wrong("it holds no PEM"));
+                    }
                 }
-                let cas = pem_blocks("the CA file", ca)?;
-                if cas.is_empty() {
-                    return Err(content("the CA file", ca, "it holds no PEM".into()));
-                }
-                // Whose line it was is told by the block itself, so one file's name serves.
-                Self::assemble("the certificate file", cert, first, &chain, &cas)
+                Self::assemble((&keys, key), (&chain, &chain.blocks), (&cas, &cas.blocks))
             }
         }
     }
 
+    /// Each part comes with the file that it was found in.
     fn assemble(
-        what: &'static str,
-        path: &Path,
-        key: &Block,
-        chain: &[Block],
-        cas: &[Block],
+        (key_file, key): (&PemFile, &Block),
+        (chain_file, chain): (&PemFile, &[Block]),
+        (ca_file, cas): (&PemFile, &[Block]),
     ) -> Result<Self, IdentityError> {
-        let bad = |block: &Block, problem: &dyn fmt::Display| {
-            content(what, path, format!("line {}: {problem}", block.line))
-        };
+        if !key.is_key() {
+            let problem = format!("a private key must come first, and this is {}", key.label());
+            return Err(key_file.wrong_at(key, &problem));
+        }
         let private_key = PrivateKeyDer::from_pem_slice(key.text.as_bytes())
-            .map_err(|_| bad(key, &format!("{} is no usable private key", key.label())))?;
-        let certificate = |block: &Block| {
-            CertificateDer::from_pem_slice(block.text.as_bytes())
-                .map_err(|_| bad(block, &format!("{} is no certificate", block.label())))
-        };
+            .map_err(|_| key_file.wrong_at(key, &format!("this {} cannot be used", key.label())))?;
         let chain_der = chain
             .iter()
-            .map(certificate)
+            .map(|block| chain_file.certificate(block))
             .collect::<Result<Vec<_>, _>>()?;
         let mut roots = RootCertStore::empty();
         for ca in cas {
             roots
-                .add(certificate(ca)?)
-                .map_err(|broken| bad(ca, &format!("this CA certificate is broken: {broken}")))?;
+                .add(ca_file.certificate(ca)?)
+                .map_err(|_| ca_file.wrong_at(ca, "this CA certificate is damaged"))?;
         }
-        let leaf = x509_cert::Certificate::from_der(&chain_der[0])
-            .map_err(|broken| bad(&chain[0], &format!("the certificate is broken: {broken}")))?;
-        let validity = leaf.tbs_certificate().validity();
+        let (leaf, leaf_der) = (&chain[0], &chain_der[0]);
+        let certificate = x509_cert::Certificate::from_der(leaf_der)
+            .map_err(|_| chain_file.wrong_at(leaf, "this certificate is damaged"))?;
+        let validity = certificate.tbs_certificate().validity();
         let time = |time: x509_cert::time::Time| {
             let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
             DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
         };
         let (not_before, not_after) = (time(validity.not_before), time(validity.not_after));
-        let issuer = leaf.tbs_certificate().issuer().common_name();
+        let issuer = certificate.tbs_certificate().issuer().common_name();
         let cluster = issuer
             .ok()
             .flatten()
             .map(|name| name.value().into_owned())
             .filter(|name| !name.is_empty())
             .ok_or_else(|| {
-                bad(
-                    &chain[0],
-                    &"its issuer has no name (CN): not a Teleport one",
-                )
+                let problem = "this certificate names no cluster as its issuer, so it is not one \
+                               of Teleport's";
+                chain_file.wrong_at(leaf, problem)
             })?;
         let tls = ClientConfig::builder()
             .with_root_certificates(roots)
             .with_client_auth_cert(chain_der, private_key)
             .map_err(|unfit| match unfit {
                 rustls::Error::InconsistentKeys(_) => {
-                    bad(key, &"the private key belongs to another certificate")
+                    key_file.wrong_at(key, "this private key belongs to another certificate")
                 }
-                other => bad(key, &other),
+                other => {
+                    let problem = format!("this {} cannot be used: {other}", key.label());
+                    key_file.wrong_at(key, &problem)
+                }
             })?;
         Ok(Self {
             cluster,
             not_before,
             not_after,
             tls,
-            path: path.to_owned(),
+            path: chain_file.path.clone(),
+            exposed: key_file.is_exposed.then(|| key_file.path.clone()),
         })
     }
 
@@ -210,14 +216,6 @@ impl Credentials {
     }
 }
 
-fn content(what: &'static str, path: &Path, problem: String) -> IdentityError {
-    IdentityError::Content {
-        what,
-        path: path.to_owned(),
-        problem,
-    }
-}
-
 /// A PEM block with the line it begins on.
 struct Block {
     line: usize,
@@ -225,52 +223,99 @@ struct Block {
 }
 
 impl Block {
-    fn label(&self) -> String {
+    /// What its first line says it is.
+    fn label(&self) -> &str {
         let first = self.text.lines().next().unwrap_or_default();
-        first
-            .trim_matches('-')
-            .trim_start_matches("BEGIN ")
-            .to_owned()
+        first.trim_matches('-').trim_start_matches("BEGIN ")
+    }
+
+    fn is_key(&self) -> bool {
+        self.label().ends_with("PRIVATE KEY")
     }
 }
 
-fn pem_blocks(what: &'static str, path: &Path) -> Result<Vec<Block>, IdentityError> {
-    let bytes = std::fs::read(path).map_err(|source| IdentityError::Read {
-        what,
-        path: path.to_owned(),
-        source,
-    })?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| content(what, path, "it is not a text file".into()))?;
-    if text.trim().is_empty() {
-        return Err(content(what, path, "it is empty".into()));
-    }
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        match &mut open {
-            None if line.starts_with("-----BEGIN") => {
-                open = Some(Block {
-                    line: number + 1,
-                    text: format!("{line}\n"),
-                });
-            }
-            None => {}
-            Some(block) => {
-                block.text.push_str(line);
-                block.text.push('\n');
-                if line.starts_with("-----END") {
-                    blocks.extend(open.take());
+/// A file of PEM blocks, between which anything may stand.
+struct PemFile {
+    what: &'static str,
+    path: PathBuf,
+    is_exposed: bool,
+    blocks: Vec<Block>,
+}
+
+impl PemFile {
+    fn read(what: &'static str, path: &Path) -> Result<Self, IdentityError> {
+        let unreadable = |source| IdentityError::Read {
+            what,
+            path: path.to_owned(),
+            source,
+        };
+        let bytes = std::fs::read(path).map_err(unreadable)?;
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        let mut file = Self {
+            what,
+            path: path.to_owned(),
+            is_exposed: readable_by_others(&metadata),
+            blocks: Vec::new(),
+        };
+        let Ok(text) = String::from_utf8(bytes) else {
+            return Err(file.wrong("it is not a text file"));
+        };
+        if text.trim().is_empty() {
+            return Err(file.wrong("it is empty"));
+        }
+        let mut open: Option<Block> = None;
+        // Editors on Windows put a byte order mark before the text.
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            let line = line.trim();
+            let begins = line.starts_with("-----BEGIN");
+            match &mut open {
+                Some(block) if begins => {
+                    let problem = format!(
+                        "this PEM block has no end before the next begins on line {}",
+                        number + 1
+                    );
+                    return Err(file.wrong_at(block, &problem));
                 }
+                Some(block) => {
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                    if line.starts_with("-----END") {
+                        file.blocks.extend(open.take());
+                    }
+                }
+                None if begins => {
+                    open = Some(Block {
+                        line: number + 1,
+                        text: format!("{line}\n"),
+                    });
+                }
+                None => {}
             }
         }
-    }
-    match open {
-        Some(block) => {
-            let problem = format!("line {}: the file ends within this PEM block", block.line);
-            Err(content(what, path, problem))
+        match open {
+            Some(block) => Err(file.wrong_at(&block, "the file ends within this PEM block")),
+            None => Ok(file),
         }
-        None => Ok(blocks),
+    }
+
+    fn certificate(&self, block: &Block) -> Result<CertificateDer<'static>, IdentityError> {
+        if block.label() != "CERTIFICATE" {
+            let problem = format!("a certificate must be here, and this is {}", block.label());
+            return Err(self.wrong_at(block, &problem));
+        }
+        CertificateDer::from_pem_slice(block.text.as_bytes())
+            .map_err(|_| self.wrong_at(block, "this certificate is damaged"))
+    }
+
+    fn wrong_at(&self, block: &Block, problem: &str) -> IdentityError {
+        self.wrong(&format!("line {}: {problem}", block.line))
+    }
+
+    fn wrong(&self, problem: &str) -> IdentityError {
+        IdentityError::Content {
+            what: self.what,
+            path: self.path.clone(),
+            problem: problem.to_owned(),
+        }
     }
 }

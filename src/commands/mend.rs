@@ -1,0 +1,39 @@
+//! What somebody can do about a failure. Each part knows that of its own errors; here they are
+//! found among the causes of whatever ended a command.
+
+use std::error::Error;
+
+use crate::checkpoint::{CheckpointError, StorageError};
+use crate::elastic::client::{ClientError, ServerError};
+use crate::teleport::client::CallError;
+use crate::teleport::identity::IdentityError;
+
+/// The advice of the first cause that has some.
+pub(super) fn mend(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(mend) = mend_of(error) {
+            return Some(mend);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<CheckpointError>() {
+        error.mend()
+    } else if let Some(error) = error.downcast_ref::<StorageError>() {
+        error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<CallError>() {
+        error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<IdentityError>() {
+        error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<ServerError>() {
+        error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<ClientError>() {
+        error.mend().map(str::to_owned)
+    } else {
+        None
+    }
+}
