@@ -4,7 +4,8 @@
 //! status and does not follow which host is well; so time limits, fail-over and the reading of
 //! statuses are here, one transport for each host. Retries are the caller's.
 
-use std::error::Error;
+mod error;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,16 +19,13 @@ use elasticsearch::http::Url;
 use elasticsearch::http::headers::{
     ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
 };
-use elasticsearch::http::transport::{
-    BuildError, SingleNodeConnectionPool, Transport, TransportBuilder,
-};
+use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 use serde_json::Value;
-use thiserror::Error;
-use tracing::debug;
 
 use crate::config::{Auth, ElasticsearchConfig};
 use crate::elastic::assets::Version;
-use crate::output::Chain;
+
+pub use self::error::{ClientError, ErrorAnswer, ServerError};
 
 /// A cluster's way in.
 #[derive(Debug)]
@@ -66,127 +64,6 @@ pub enum Body {
     Ndjson(Bytes),
     /// NDJSON, already gzipped.
     GzippedNdjson(Bytes),
-}
-
-/// Why there is no client, or no answer.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// A file that the configuration names cannot be read.
-    #[error("cannot read {what} {}", path.display())]
-    File {
-        /// What it is for.
-        what: &'static str,
-        /// Where it should be.
-        path: PathBuf,
-        /// Why it cannot be read.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file that the configuration names has the wrong content.
-    #[error("{what} {} holds no usable PEM", path.display())]
-    Pem {
-        /// What it is for.
-        what: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: elasticsearch::Error,
-    },
-    /// The transport does not accept the settings.
-    #[error("cannot set up the connection to {url}")]
-    Build {
-        /// The host.
-        url: Url,
-        /// What it does not accept.
-        #[source]
-        source: BuildError,
-    },
-    /// No host gave an answer.
-    #[error("no answer from Elasticsearch at {url}: {reason}")]
-    NoAnswer {
-        /// The host that was asked last.
-        url: Url,
-        /// What happened there, in plain words.
-        reason: String,
-        /// What somebody should do, should it last.
-        mend: &'static str,
-    },
-    /// There is a server, but it did not accept us or is none of ours.
-    #[error("{0}")]
-    Unfit(String),
-}
-
-impl ClientError {
-    /// What somebody should do; `None` where the message says it all.
-    pub fn mend(&self) -> Option<&'static str> {
-        match self {
-            Self::File { .. } | Self::Pem { .. } => {
-                Some("check ca, client-cert and client-key in [forward.elasticsearch]")
-            }
-            Self::NoAnswer { mend, .. } => Some(mend),
-            Self::Build { .. } | Self::Unfit(_) => None,
-        }
-    }
-
-    /// The crate's error names three layers of libraries before it comes to the point.
-    fn no_answer(url: &Url, error: &elasticsearch::Error) -> Self {
-        debug!("no answer from {url}: {}", Chain(error));
-        let (reason, mend) = explain(error);
-        Self::NoAnswer {
-            url: url.clone(),
-            reason,
-            mend,
-        }
-    }
-}
-
-/// What the crate's error means in plain words, and what to do about it.
-fn explain(error: &elasticsearch::Error) -> (String, &'static str) {
-    let text = Chain(error).to_string();
-    let has = |part: &str| text.contains(part);
-    let check_hosts = "check hosts (or cloud-id) in [forward.elasticsearch]";
-    // An authority made anew under its old name, as Elasticsearch's own are, gives the second.
-    let (reason, mend) = if has("UnknownIssuer") || has("BadSignature") {
-        (
-            "its certificate comes from an authority that is not trusted here",
-            "give that authority's certificate as ca in [forward.elasticsearch]",
-        )
-    } else if has("NotValidForName") || has("not valid for name") {
-        (
-            "its certificate is for another name",
-            "write the certificate's name into hosts in [forward.elasticsearch]",
-        )
-    } else if has("certificate expired") || has("Expired") || has("certificate has expired") {
-        (
-            "its certificate has expired",
-            "check this machine's clock, then the server's certificate",
-        )
-    } else if has("InvalidContentType") || has("corrupt message") {
-        (
-            "it does not speak TLS",
-            "check hosts in [forward.elasticsearch]: http:// in place of https://?",
-        )
-    } else if has("Connection refused") {
-        (
-            "nothing listens there",
-            "check hosts in [forward.elasticsearch], and that Elasticsearch runs there",
-        )
-    } else if has("failed to lookup address") || has("dns error") {
-        ("the name does not resolve", check_hosts)
-    } else if has("timed out") {
-        (
-            "it did not answer in time",
-            "see whether Elasticsearch is overloaded, or set request-timeout higher",
-        )
-    } else {
-        let mut cause: &dyn Error = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        return (cause.to_string(), check_hosts);
-    };
-    (reason.to_owned(), mend)
 }
 
 impl Client {
@@ -481,149 +358,11 @@ pub struct Server {
     pub serverless: bool,
 }
 
-/// Why the cluster cannot be used.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// No answer.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// It wants other credentials.
-    #[error("Elasticsearch at {url} refuses the credentials: {error}")]
-    Unauthorized {
-        /// The host.
-        url: String,
-        /// Its words.
-        error: ErrorAnswer,
-    },
-    /// Something else answers there.
-    #[error("what answers at {url} is not Elasticsearch: it sends no X-Elastic-Product header")]
-    OtherProduct {
-        /// The host.
-        url: String,
-    },
-    /// It does not work at the moment.
-    #[error("Elasticsearch at {url} is not ready: {error}")]
-    NotReady {
-        /// The host.
-        url: String,
-        /// Its words.
-        error: ErrorAnswer,
-    },
-    /// Older than what we know to work.
-    #[error("Elasticsearch at {url} is version {version}; {OLDEST} or newer is needed")]
-    TooOld {
-        /// The host.
-        url: String,
-        /// What it is.
-        version: Version,
-    },
-}
-
-impl ServerError {
-    /// What somebody should do; `None` where waiting is all, or the message says it.
-    pub fn mend(&self) -> Option<&'static str> {
-        match self {
-            Self::Client(error) => error.mend(),
-            Self::Unauthorized { .. } => {
-                Some("check user and password, or api-key, in [forward.elasticsearch]")
-            }
-            Self::OtherProduct { .. } => Some(
-                "check hosts in [forward.elasticsearch], and any proxy on the way; OpenSearch and \
-                 Elasticsearch before 7.14 are not supported",
-            ),
-            Self::NotReady { .. } | Self::TooOld { .. } => None,
-        }
-    }
-
-    /// Passes by itself, or so it seems: the server is away, starting or busy.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Client(ClientError::NoAnswer { .. }) | Self::NotReady { .. } => true,
-            Self::Client(
-                ClientError::File { .. }
-                | ClientError::Pem { .. }
-                | ClientError::Build { .. }
-                | ClientError::Unfit(_),
-            )
-            | Self::Unauthorized { .. }
-            | Self::OtherProduct { .. }
-            | Self::TooOld { .. } => false,
-        }
-    }
-}
-
 /// The oldest Elasticsearch that works.
 pub const OLDEST: Version = Version::new(8, 4, 1);
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-/// What Elasticsearch says went wrong. Read leniently: `error` is an object, but a text where no
-/// handler was found, and a proxy in between may answer with anything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ErrorAnswer {
-    /// HTTP status.
-    pub status: u16,
-    /// `security_exception` and the like; empty if the answer names none.
-    pub error_type: String,
-    /// Elasticsearch's words; empty if there are none.
-    pub reason: String,
-}
-
-impl ErrorAnswer {
-    /// Reads an answer's body.
-    pub fn read(answer: &Answer) -> Self {
-        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let error = &body["error"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let reason = match error.as_str() {
-            Some(reason) => reason.to_owned(),
-            None => text(&error["reason"]),
-        };
-        Self {
-            status: answer.status,
-            error_type: text(&error["type"]),
-            reason,
-        }
-    }
-}
-
-impl fmt::Display for ErrorAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {}", self.status)?;
-        if !self.error_type.is_empty() {
-            write!(f, ", {}", self.error_type)?;
-        }
-        if !self.reason.is_empty() {
-            write!(f, ": {}", self.reason)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn error_answers_are_read_leniently() {
-        let read = |status, body: &'static str| {
-            let body = Bytes::from_static(body.as_bytes());
-            ErrorAnswer::read(&Answer {
-                status,
-                body,
-                is_elasticsearch: true,
-            })
-            .to_string()
-        };
-        let typed = r#"{"error":{"type":"security_exception","reason":"no"},"status":403}"#;
-        assert_eq!(read(403, typed), "status 403, security_exception: no");
-        let text = r#"{"error":"no handler found for uri [/x]"}"#;
-        assert_eq!(read(400, text), "status 400: no handler found for uri [/x]");
-        assert_eq!(read(502, "<html>bad gateway</html>"), "status 502");
-        assert_eq!(read(413, ""), "status 413");
     }
 }

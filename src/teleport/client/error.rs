@@ -1,0 +1,161 @@
+//! Why a call failed, and what to do about it.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use super::SILENCE;
+use crate::output::Chain;
+use crate::teleport::dial::{DialError, explain_alert};
+use crate::teleport::identity::IdentityError;
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The credentials' files are not usable.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// There is no connection.
+    #[error("cannot reach Teleport")]
+    Dial(#[source] Arc<DialError>),
+    /// The server says no, or the connection broke.
+    #[error("Teleport answered {method} with {code:?}: {message}")]
+    Status {
+        /// The call.
+        method: &'static str,
+        /// gRPC's code.
+        code: Code,
+        /// The server's words, or those of the transport.
+        message: String,
+    },
+    /// No word for too long.
+    #[error("Teleport said nothing for {} s after {method}", SILENCE.as_secs())]
+    Silence {
+        /// The call.
+        method: &'static str,
+    },
+}
+
+/// What to do about a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Try again: it passes by itself.
+    Retry,
+    /// Hold, say so loudly, try again: somebody must act.
+    Hold,
+    /// The server does not know the call.
+    Unknown,
+    /// What was asked for is not there.
+    NotFound,
+    /// The server does not understand what was asked, so a key or cursor of its own may be stale.
+    Invalid,
+}
+
+impl CallError {
+    /// What to do about it.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Identity(_) => Remedy::Hold,
+            Self::Dial(dial) if dial.is_transient() => Remedy::Retry,
+            Self::Dial(_) => Remedy::Hold,
+            Self::Silence { .. } => Remedy::Retry,
+            Self::Status { code, .. } => match code {
+                Code::Unimplemented => Remedy::Unknown,
+                Code::NotFound => Remedy::NotFound,
+                Code::InvalidArgument | Code::OutOfRange => Remedy::Invalid,
+                Code::PermissionDenied | Code::Unauthenticated => Remedy::Hold,
+                Code::Ok
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::AlreadyExists
+                | Code::ResourceExhausted
+                | Code::FailedPrecondition
+                | Code::Aborted
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss => Remedy::Retry,
+            },
+        }
+    }
+
+    /// The server failed and did not say of what: also what some backends make of a key that they
+    /// cannot read.
+    pub(in crate::teleport) fn is_unexplained(&self) -> bool {
+        let unexplained = |code: &Code| matches!(code, Code::Unknown | Code::Internal);
+        matches!(self, Self::Status { code, .. } if unexplained(code))
+    }
+
+    /// What somebody should do; `None` where waiting is all.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Status {
+                code: Code::PermissionDenied,
+                ..
+            } => Some(
+                "give the identity's user a role with the rule \
+                 `resources: [event, session], verbs: [list, read]`",
+            ),
+            Self::Identity(identity) => identity.mend(),
+            Self::Dial(dial) => dial.mend(),
+            Self::Status { .. } | Self::Silence { .. } => None,
+        }
+    }
+
+    pub(super) fn new(method: &'static str, status: &Status) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = status.source();
+        while let Some(error) = cause {
+            if let Some(dial) = error.downcast_ref::<SharedDialError>() {
+                return Self::Dial(dial.0.clone());
+            }
+            if let Some(rustls::Error::AlertReceived(alert)) = tls_cause(error) {
+                let message = explain_alert(*alert).0.to_owned();
+                return Self::Status {
+                    method,
+                    code: status.code(),
+                    message,
+                };
+            }
+            cause = error.source();
+        }
+        let mut message = status.message().to_owned();
+        // tonic says "transport error" and keeps what it was to itself.
+        if let Some(source) = status.source() {
+            let chain = Chain(source).to_string();
+            message = if message.is_empty() {
+                chain
+            } else {
+                format!("{message} ({chain})")
+            };
+        }
+        Self::Status {
+            method,
+            code: status.code(),
+            message,
+        }
+    }
+}
+
+fn tls_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let io = error.downcast_ref::<std::io::Error>()?;
+    io.get_ref()?.downcast_ref()
+}
+
+/// The connector's error, which tonic boxes and hands back as a cause.
+#[derive(Debug)]
+pub(super) struct SharedDialError(pub(super) Arc<DialError>);
+
+impl fmt::Display for SharedDialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for SharedDialError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
