@@ -49,7 +49,10 @@ pub fn raw_data(bytes: &[u8]) -> io::Result<Reader> {
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(Reader::There),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(error),
+        Err(error) => {
+            let words = format!("cannot write to stdout: {error}");
+            Err(io::Error::new(error.kind(), words))
+        }
     }
 }
 

@@ -83,7 +83,10 @@ pub(super) async fn backfill(
     };
     let stats = transfer.stats.clone();
     let summary = if range.dry_run {
-        transfer.onto_stdout(stop.clone()).await?
+        match transfer.onto_stdout(stop.clone()).await? {
+            Some(summary) => summary,
+            None => return Ok(Exit::Done),
+        }
     } else {
         let elasticsearch = elasticsearch.expect("the command needs it");
         let reached = reach_elasticsearch(&elasticsearch, Patience::None, stop).await?;
@@ -93,6 +96,10 @@ pub(super) async fn backfill(
         demand_template(&client, &elasticsearch).await?;
         beside(transfer.into_elasticsearch(client, stop.clone()), bar).await?
     };
+    if !summary.complete && range.dry_run {
+        output::note("stopped before the end");
+        return Ok(Exit::Failed);
+    }
     if !summary.complete {
         output::note(format_args!(
             "stopped before the end, {} documents had not settled; \

@@ -1,8 +1,10 @@
 //! A sink that touches nothing: documents go to stdout as NDJSON.
 
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::output::{self, Reader};
 use crate::pipeline::Sink;
@@ -10,8 +12,27 @@ use crate::pipeline::delivery::{Attempt, Outcome};
 
 /// Prints each document on a line of its own and calls it created.
 pub(super) struct DryRun {
-    /// Cancelled when nobody reads on.
+    /// Cancelled when nobody reads on, or nothing can be written.
     pub stop: CancellationToken,
+    /// Why it was cancelled, if it was.
+    pub end: Arc<Mutex<Option<End>>>,
+}
+
+/// Why no more documents are printed.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Whoever read them has enough.
+    ReaderGone,
+    /// They cannot be written.
+    Failed(io::Error),
+}
+
+impl DryRun {
+    fn end(&self, end: End) {
+        let mut first = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(end);
+        self.stop.cancel();
+    }
 }
 
 impl Sink for DryRun {
@@ -27,11 +48,8 @@ impl Sink for DryRun {
         }
         match output::raw_data(&documents) {
             Ok(Reader::There) => {}
-            Ok(Reader::Gone) => self.stop.cancel(),
-            Err(failed) => {
-                error!("cannot write to stdout: {failed}");
-                self.stop.cancel();
-            }
+            Ok(Reader::Gone) => self.end(End::ReaderGone),
+            Err(failed) => self.end(End::Failed(failed)),
         }
         Attempt::Items(
             std::iter::repeat_with(|| Outcome::Created)

@@ -52,7 +52,10 @@ pub(super) async fn start(
         stats: stats.clone(),
     };
     let summary = if dry_run {
-        transfer.onto_stdout(stop.clone()).await?
+        match transfer.onto_stdout(stop.clone()).await? {
+            Some(summary) => summary,
+            None => return Ok(Exit::Done),
+        }
     } else {
         let elasticsearch = elasticsearch.expect("the command needs it");
         let reached = reach_elasticsearch(&elasticsearch, Patience::Endless, stop).await?;

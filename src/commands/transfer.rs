@@ -1,7 +1,7 @@
 //! What `start`, `backfill` and `demo` share: both ends made ready, and the pipeline between them.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Run};
-use crate::commands::{Failure, dry_run::DryRun};
+use crate::commands::Failure;
+use crate::commands::dry_run::{DryRun, End};
 use crate::config::{Config, ElasticsearchConfig};
 use crate::document::Encoder;
 use crate::elastic::bulk::Bulk;
@@ -211,9 +212,23 @@ impl Transfer {
         self.through(Bulk::new(client, gzip, bytes), stop).await
     }
 
-    /// Runs onto stdout.
-    pub(super) async fn onto_stdout(self, stop: CancellationToken) -> Result<Summary, Failure> {
-        self.through(DryRun { stop: stop.clone() }, stop).await
+    /// Runs onto stdout. `None`: whoever read it has enough.
+    pub(super) async fn onto_stdout(
+        self,
+        stop: CancellationToken,
+    ) -> Result<Option<Summary>, Failure> {
+        let end = Arc::new(Mutex::new(None));
+        let sink = DryRun {
+            stop: stop.clone(),
+            end: end.clone(),
+        };
+        let summary = self.through(sink, stop).await?;
+        let end = end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match end {
+            None => Ok(Some(summary)),
+            Some(End::ReaderGone) => Ok(None),
+            Some(End::Failed(failed)) => Err(failed.into()),
+        }
     }
 
     async fn through(self, sink: impl Sink, stop: CancellationToken) -> Result<Summary, Failure> {
