@@ -152,8 +152,9 @@ impl CheckpointError {
             Self::Corrupt { path, .. } => {
                 let path = path.display();
                 Some(format!(
-                    "move it away together with {path}-wal and {path}-shm: a missing file is a \
-                     first start, which reads again from start-time and makes no duplicates"
+                    "move it away together with {path}-wal and {path}-shm, and set start-time: a \
+                     missing file is a first start, which reads again from there and makes no \
+                     duplicates"
                 ))
             }
             Self::Full { .. } => Some("make room on its disk".to_owned()),

@@ -9,7 +9,9 @@ use chrono::Utc;
 use crate::commands::transfer::{Patience, reach_elasticsearch};
 use crate::commands::{Exit, Failure};
 use crate::config::{Config, ElasticsearchConfig};
-use crate::elastic::assets::{self, Answer, Method, Plan, Request, Server, Settings, Verdict};
+use crate::elastic::assets::{
+    self, Answer, InstallError, Method, Plan, Request, Server, Settings, Verdict,
+};
 use crate::elastic::client::{Body, Client, ClientError, Method as HttpMethod, OLDEST};
 use crate::output;
 use crate::shutdown::Shutdown;
@@ -52,7 +54,16 @@ pub(super) async fn install(
     for line in lines {
         output::data(line)?;
     }
-    applied.context("the installation is not complete; it may be repeated")?;
+    match applied {
+        Ok(()) => {}
+        Err(in_the_way @ InstallError::InTheWay { .. }) => return Err(in_the_way.into()),
+        Err(failed) => {
+            return Err(Failure::Failed(
+                anyhow::Error::new(failed)
+                    .context("the installation is not complete; it may be repeated"),
+            ));
+        }
+    }
     verify(&client, &plan, config).await
 }
 
