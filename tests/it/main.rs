@@ -1,7 +1,12 @@
+mod bad_input;
 mod bindings;
+mod boundaries;
+mod cli;
 mod demo;
 mod document;
+mod dry_run;
 mod e2e;
+mod identity;
 mod servers;
 mod support;
 mod tls;

@@ -6,6 +6,8 @@ pub(crate) mod faketeleport;
 pub(crate) mod http;
 pub(crate) mod journey;
 pub(crate) mod program;
+pub(crate) mod seen;
+pub(crate) mod stand_ins;
 
 use std::fmt::Display;
 use std::io::Write;
