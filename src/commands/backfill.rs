@@ -61,8 +61,9 @@ pub(super) async fn backfill(
     }
     if run.finished {
         output::note(format_args!(
-            "this range is done: {} documents; `--again` reads it once more",
-            run.counts.created + run.counts.already_there
+            "this range is done: {} documents created, {} were there already; \
+             `--again` reads it once more",
+            run.counts.created, run.counts.already_there
         ));
         return Ok(Exit::Done);
     }

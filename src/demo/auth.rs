@@ -36,7 +36,7 @@ use crate::teleport::proto::auth::auth_service_server::AuthServiceServer;
 use script::Shared;
 use service::Service;
 
-pub use script::{Method, Request};
+pub use script::{KeyFault, Method, Request};
 
 /// Why the stand-in did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,9 @@ pub struct AuthOptions {
     pub chunk_events: usize,
     /// Whether the audit backend has the export API. Only Athena's has.
     pub export: bool,
+    /// Whether searches sort by whole seconds only, as DynamoDB's do, and take the bounds of a
+    /// range so.
+    pub whole_seconds: bool,
 }
 
 impl Default for AuthOptions {
@@ -74,6 +77,7 @@ impl Default for AuthOptions {
             server_version: "18.2.0".to_owned(),
             chunk_events: 1_000,
             export: true,
+            whole_seconds: false,
         }
     }
 }
@@ -250,7 +254,13 @@ impl AuthControl {
         self.0.script.lock().unreadable_bytes = bytes;
     }
 
-    /// The next `n_calls` of `method` fail with `code`, after those already planned.
+    /// From now on something is wrong with the keys of searches, or no longer.
+    pub fn set_key_fault(&self, fault: Option<KeyFault>) {
+        self.0.script.lock().key_fault = fault;
+    }
+
+    /// The next `n_calls` of `method` fail with `code`, after those already planned; with
+    /// [`Code::Ok`] they succeed, and those planned behind them fail.
     pub fn fail_next(&self, method: Method, n_calls: usize, code: Code) {
         let mut script = self.0.script.lock();
         let planned = script.failures.entry(method).or_default();

@@ -33,6 +33,7 @@ pub(super) struct Log {
     chunks: Vec<Arc<Chunk>>,
     days: BTreeMap<NaiveDate, Vec<Arc<Chunk>>>,
     places: Vec<Place>,
+    whole_seconds: bool,
 }
 
 /// What a search asks for; both ends inclusive.
@@ -109,17 +110,29 @@ fn chunk(date: NaiveDate, events: Vec<AuditEvent>) -> Chunk {
 }
 
 impl Log {
+    pub(super) fn new(whole_seconds: bool) -> Self {
+        Self {
+            whole_seconds,
+            ..Self::default()
+        }
+    }
+
+    /// The time by which a search finds an event.
+    fn time(&self, event: &proto::EventUnstructured) -> Timestamp {
+        let time = event.time.unwrap_or_default();
+        Timestamp {
+            seconds: time.seconds,
+            nanos: if self.whole_seconds { 0 } else { time.nanos },
+        }
+    }
+
     pub(super) fn add(&mut self, chunks: Vec<Chunk>) {
         for mut chunk in chunks {
             let number = u32::try_from(self.chunks.len()).expect("far fewer than 2^32 chunks");
             chunk.id = Random::new(u64::from(number)).uuid();
             for (event, n) in chunk.events.iter().zip(0..) {
-                let time = event.time.unwrap_or_default();
                 self.places.push(Place {
-                    time: Timestamp {
-                        seconds: time.seconds,
-                        nanos: time.nanos,
-                    },
+                    time: self.time(event),
                     chunk: number,
                     event: n,
                 });
@@ -158,7 +171,11 @@ impl Log {
 
     pub(super) fn search(&self, query: &Query<'_>) -> proto::EventsUnstructured {
         let mut page = proto::EventsUnstructured::default();
-        let mut low = self.places.partition_point(|place| place.time < query.from);
+        let mut from = query.from;
+        if self.whole_seconds {
+            from.nanos = 0;
+        }
+        let mut low = self.places.partition_point(|place| place.time < from);
         let mut high = self.places.partition_point(|place| place.time <= query.to);
         if !query.start_key.is_empty() {
             // As the file log: what is not found is looked for until the range ends.
@@ -221,12 +238,8 @@ impl Log {
             .get(chunk as usize)?
             .events
             .get(event as usize)?;
-        let time = found.time.unwrap_or_default();
         let place = Place {
-            time: Timestamp {
-                seconds: time.seconds,
-                nanos: time.nanos,
-            },
+            time: self.time(found),
             chunk,
             event,
         };

@@ -25,6 +25,19 @@ pub enum Method {
     ReadChunk,
 }
 
+/// What is wrong with the keys of searches. All of this has happened to exporters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFault {
+    /// Every call that brings a key fails with this.
+    Refused(Code),
+    /// Whoever brings a key gets the first page again, and with it the same key.
+    Ignored,
+    /// No key is found any more: whoever brings one gets an empty page that ends the range.
+    Forgotten,
+    /// Between any two pages comes an empty one with a key that goes on.
+    EmptyPages,
+}
+
 /// A request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -65,6 +78,7 @@ pub(super) struct Script {
     pub(super) export: bool,
     pub(super) delay: Duration,
     pub(super) unreadable_bytes: Option<usize>,
+    pub(super) key_fault: Option<KeyFault>,
     pub(super) failures: HashMap<Method, VecDeque<Code>>,
     pub(super) breaks: VecDeque<(usize, Code)>,
 }
@@ -101,11 +115,12 @@ impl Shared {
                 export: options.export,
                 delay: Duration::ZERO,
                 unreadable_bytes: None,
+                key_fault: None,
                 failures: HashMap::new(),
                 breaks: VecDeque::new(),
             }),
+            log: Lock::new(Log::new(options.whole_seconds)),
             options,
-            log: Lock::default(),
             record: Lock::default(),
             n_handed_out: Default::default(),
             n_connections: AtomicU64::new(0),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, stream};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::Peer;
 use super::log::{Query, day};
-use super::script::{Method, Request, Shared};
+use super::script::{KeyFault, Method, Request, Shared};
 use crate::event::Timestamp;
 use crate::teleport::proto::auditlog::audit_log_service_server::AuditLogService;
 use crate::teleport::proto::auditlog::{self, EventExportChunk, ExportEventUnstructured};
@@ -62,7 +62,7 @@ impl Service {
             let codes = script.failures.get_mut(&method);
             codes.and_then(|codes| codes.pop_front())
         };
-        if let Some(code) = planned {
+        if let Some(code) = planned.filter(|code| *code != Code::Ok) {
             return Err(Status::new(code, "planned failure"));
         }
         let peer = call.extensions().get::<Peer>();
@@ -132,6 +132,36 @@ impl Service {
     }
 }
 
+/// What a search begins with.
+enum StartKey<'a> {
+    Key(&'a str),
+    /// Nothing is looked for.
+    Empty {
+        last_key: String,
+    },
+}
+
+fn start_key(given: &str, fault: Option<KeyFault>) -> Result<StartKey<'_>, Status> {
+    /// Stands before a key that was given with an empty page.
+    const PASSED: &str = "empty:";
+    let Some(fault) = fault.filter(|_| !given.is_empty()) else {
+        return Ok(StartKey::Key(given.trim_start_matches(PASSED)));
+    };
+    match fault {
+        KeyFault::Refused(code) => Err(Status::new(code, "cannot read the start key")),
+        KeyFault::Ignored => Ok(StartKey::Key("")),
+        KeyFault::Forgotten => Ok(StartKey::Empty {
+            last_key: String::new(),
+        }),
+        KeyFault::EmptyPages => Ok(match given.strip_prefix(PASSED) {
+            Some(key) => StartKey::Key(key),
+            None => StartKey::Empty {
+                last_key: format!("{PASSED}{given}"),
+            },
+        }),
+    }
+}
+
 /// The cursor's position: how many events of the chunk are passed.
 fn position(cursor: &str) -> Option<usize> {
     if cursor.is_empty() {
@@ -181,13 +211,25 @@ impl AuditLogService for Service {
                 "the start date is after the end date",
             ));
         }
-        let unreadable_bytes = self.shared.script.lock().unreadable_bytes;
+        let (unreadable_bytes, fault) = {
+            let script = self.shared.script.lock();
+            (script.unreadable_bytes, script.key_fault)
+        };
+        let start_key = match start_key(&request.start_key, fault)? {
+            StartKey::Key(key) => key,
+            StartKey::Empty { last_key } => {
+                return Ok(Response::new(auditlog::EventsUnstructured {
+                    last_key,
+                    ..Default::default()
+                }));
+            }
+        };
         let page = self.shared.log.lock().search(&Query {
             from,
             to,
             types: &request.event_types,
             limit,
-            start_key: &request.start_key,
+            start_key,
             ascending,
             unreadable_bytes,
         });

@@ -171,7 +171,7 @@ async fn take_bulk(
         tokio::time::sleep(delay).await;
     }
     let store_first = match planned {
-        None => false,
+        None | Some(Answer::Ordinary) => false,
         Some(Answer::StoreAndDrop) => true,
         Some(Answer::Status {
             status,

@@ -30,6 +30,8 @@ pub enum Answer {
     Drop,
     /// Everything is stored, and then the connection is cut before the answer.
     StoreAndDrop,
+    /// As if nothing was planned, for what is planned behind it.
+    Ordinary,
 }
 
 /// An operation that is about to be carried out.

@@ -123,9 +123,18 @@ impl Running {
 
     /// Asks it to end (SIGTERM).
     pub(crate) fn terminate(&mut self) {
+        self.signal("TERM");
+    }
+
+    /// Asks it to end as Ctrl-C does (SIGINT).
+    pub(crate) fn interrupt(&mut self) {
+        self.signal("INT");
+    }
+
+    fn signal(&mut self, name: &str) {
         // Asking first: the id of a program that was waited for may be somebody else's.
         if self.is_running() {
-            signal("TERM", self.child.id());
+            signal(name, self.child.id());
         }
     }
 
