@@ -198,3 +198,30 @@ pub async fn unless_stopped<T>(
         done = future => Some(done),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Documents of a blocked index may wait for days, and come one by one.
+    #[tokio::test]
+    async fn the_smallest_page_takes_its_part_of_the_budget() {
+        let (sender, mut pages) = PageSender::new(2 * BUDGET_UNIT);
+        let page = || Page {
+            lane: Lane(0),
+            events: vec![AuditEvent::default()],
+            filtered: 0,
+            reached: None,
+            gap: None,
+        };
+        for _ in 0..2 {
+            sender.send(page()).await.unwrap();
+        }
+        let mut held = vec![pages.recv().await, pages.recv().await];
+        assert!(sender.send(page()).now_or_never().is_none());
+        held.pop();
+        assert!(sender.send(page()).now_or_never().is_some());
+    }
+}

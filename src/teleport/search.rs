@@ -51,7 +51,11 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
     let run = context
         .blocking(|checkpoint, run| checkpoint.run(run))
         .await?;
-    let (mut windows, mut planned_to) = unread(&run, context);
+    let cuts = Cuts {
+        readers: context.reading.concurrency,
+        longest_ms: window_ms(context),
+    };
+    let (mut windows, mut planned_to) = unread(&run, &cuts);
     // The look-backs end at what had been read before this start; it may be long ago.
     let mut looks = LookBacks::new(planned_to);
     loop {
@@ -59,7 +63,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             .reading
             .to_ms
             .map_or_else(now_ms, |to_ms| to_ms.min(now_ms()));
-        let fresh = cut(planned_to, end, context);
+        let fresh = cuts.cut(planned_to, end);
         let plan = fresh.clone();
         context
             .blocking(move |checkpoint, run| checkpoint.add_windows(run, &plan))
@@ -87,11 +91,11 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
 /// What a run that was broken off has yet to read of what it had begun, and the end of that: windows
 /// that are not finished, and what lies between windows. Following does not plan: the state file
 /// knows a window once something of it has settled, and a later window may be first.
-fn unread(run: &Run, context: &Context) -> (Vec<Window>, i64) {
+fn unread(run: &Run, cuts: &Cuts) -> (Vec<Window>, i64) {
     let mut covered_to = run.position_ms;
     let mut unread = Vec::new();
     for window in &run.windows {
-        unread.extend(cut(covered_to, window.from_ms, context));
+        unread.extend(cuts.cut(covered_to, window.from_ms));
         if !window.is_finished() {
             unread.push(*window);
         }
@@ -106,27 +110,36 @@ fn window_ms(context: &Context) -> i64 {
         .max(1)
 }
 
-/// Cuts `[from, to)` into windows: at most the configured length, short enough to give every
-/// reader two if the span is long enough.
-fn cut(from_ms: i64, to_ms: i64, context: &Context) -> Vec<Window> {
-    if to_ms <= from_ms {
-        return Vec::new();
+/// How spans of time are cut into windows.
+struct Cuts {
+    /// How many windows are read at once.
+    readers: usize,
+    longest_ms: i64,
+}
+
+impl Cuts {
+    /// Cuts `[from, to)` into windows: at most the configured length, short enough to give every
+    /// reader two if the span is long enough.
+    fn cut(&self, from_ms: i64, to_ms: i64) -> Vec<Window> {
+        if to_ms <= from_ms {
+            return Vec::new();
+        }
+        let readers = i64::try_from(self.readers).unwrap_or(1);
+        let share = (to_ms - from_ms) / (2 * readers);
+        let length = share.max(SHORTEST_WINDOW_MS).min(self.longest_ms);
+        let mut windows = Vec::new();
+        let mut start = from_ms;
+        while start < to_ms {
+            let end = start.saturating_add(length).min(to_ms);
+            windows.push(Window {
+                from_ms: start,
+                to_ms: end,
+                reached_ms: start,
+            });
+            start = end;
+        }
+        windows
     }
-    let readers = i64::try_from(context.reading.concurrency).unwrap_or(1);
-    let share = (to_ms - from_ms) / (2 * readers);
-    let length = share.max(SHORTEST_WINDOW_MS).min(window_ms(context));
-    let mut windows = Vec::new();
-    let mut start = from_ms;
-    while start < to_ms {
-        let end = start.saturating_add(length).min(to_ms);
-        windows.push(Window {
-            from_ms: start,
-            to_ms: end,
-            reached_ms: start,
-        });
-        start = end;
-    }
-    windows
 }
 
 /// Reads windows, as many at once as is allowed, oldest first. `None`: told to stop.
@@ -491,5 +504,50 @@ impl LookBacks {
             let pages = Pages::new(context, from_ms, to_ms);
             self.under_way.push_back(pages);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, Counts, SourceMode};
+
+    /// Following, windows settle in any order, and the state file knows only those of which
+    /// something has settled.
+    #[test]
+    fn after_a_break_what_no_window_covers_is_read_too() {
+        let checkpoint = Checkpoint::open_in_memory().unwrap();
+        let run = checkpoint.daemon_run("example", || 1000).unwrap().0.id;
+        checkpoint.set_mode(run, SourceMode::Search).unwrap();
+        let window = |from_ms, to_ms, reached_ms| Window {
+            from_ms,
+            to_ms,
+            reached_ms,
+        };
+        let step = |from_ms, to_ms, reached_ms| Step::Window {
+            from_ms,
+            to_ms,
+            reached_ms,
+        };
+        let steps = [
+            step(1000, 2000, 2000),
+            step(3000, 4000, 4000),
+            step(5000, 7000, 6000),
+            step(7000, 8000, 8000),
+        ];
+        checkpoint.commit(run, &steps, &Counts::default()).unwrap();
+        let cuts = Cuts {
+            readers: 1,
+            longest_ms: 600,
+        };
+        let (unread, covered_to) = unread(&checkpoint.run(run).unwrap(), &cuts);
+        let expected = [
+            window(2000, 2600, 2000),
+            window(2600, 3000, 2600),
+            window(4000, 4600, 4000),
+            window(4600, 5000, 4600),
+            window(5000, 7000, 6000),
+        ];
+        assert_eq!((unread.as_slice(), covered_to), (&expected[..], 8000));
     }
 }

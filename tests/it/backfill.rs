@@ -16,7 +16,7 @@ fn a_killed_backfill_goes_on_and_a_finished_one_says_so() {
     rig.elasticsearch().set_delay(Duration::from_millis(100));
     let mut running = rig.spawn(&backfill(4, 1));
     wait_until("a day is passed", || {
-        match rig.try_summary().map(|_| rig.backfill().position_ms) {
+        match rig.try_backfill().map(|run| run.position_ms) {
             Some(passed) if passed >= midnight(3).timestamp_millis() => Ok(()),
             position => Err(format!("{position:?}")),
         }

@@ -28,8 +28,12 @@ impl Random {
         self.next() % end
     }
 
+    fn count(&mut self, end: u64) -> usize {
+        usize::try_from(self.below(end)).expect("a small number")
+    }
+
     fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.below(from.len() as u64)).unwrap()].clone()
+        from[self.count(from.len() as u64)].clone()
     }
 }
 
@@ -105,14 +109,14 @@ fn plan(rig: &Rig, random: &mut Random) {
     let (auth, elasticsearch) = (rig.auth(), rig.elasticsearch());
     for method in [Method::ListChunks, Method::ReadChunk, Method::Search] {
         for _ in 0..3 {
-            let n_good = usize::try_from(random.below(6)).unwrap();
+            let n_good = random.count(6);
             auth.fail_next(method, n_good, Code::Ok);
             let code = random.pick(&[Code::Unavailable, Code::ResourceExhausted, Code::Unknown]);
             auth.fail_next(method, 1, code);
         }
     }
     for _ in 0..4 {
-        let n_events = usize::try_from(random.below(150)).unwrap();
+        let n_events = random.count(150);
         auth.break_next_stream(n_events, random.pick(&[Code::Unavailable, Code::Internal]));
     }
     auth.set_delay(Duration::from_millis(random.below(4)));
@@ -131,7 +135,7 @@ fn plan(rig: &Rig, random: &mut Random) {
         status(401),
     ];
     for _ in 0..5 {
-        let n_good = usize::try_from(random.below(5)).unwrap();
+        let n_good = random.count(5);
         elasticsearch.answer_next(n_good, Answer::Ordinary);
         elasticsearch.answer_next(1, random.pick(&faults));
     }
@@ -144,7 +148,8 @@ fn plan(rig: &Rig, random: &mut Random) {
         let id = operation.id.bytes().fold(seed, |sum, byte| {
             Random(sum.wrapping_add(u64::from(byte))).next()
         });
-        let is_first = seen.lock().unwrap().insert(operation.id.to_owned());
+        let mut seen = seen.lock().expect("nobody panics while holding it");
+        let is_first = seen.insert(operation.id.to_owned());
         match (is_first, id % 64) {
             (true, 0) => Some(Refusal::rejected_execution()),
             (true, 1) => Some(Refusal::new(503, "unavailable_shards_exception", "")),

@@ -73,7 +73,7 @@ fn a_killed_run_goes_on_at_the_cursor_that_has_settled() {
     rig.auth().break_next_stream(100, Code::Unavailable);
     let mut running = rig.spawn(&backfill(5, 4));
     wait_until("the first hundred are committed", || {
-        match rig.try_summary().map(|_| rig.backfill().counts.created) {
+        match rig.try_backfill().map(|run| run.counts.created) {
             Some(100) => Ok(()),
             created => Err(format!("{created:?}")),
         }

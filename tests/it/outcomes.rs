@@ -38,13 +38,14 @@ struct Letter {
 
 fn letters(rig: &Rig) -> Vec<Letter> {
     let path = rig.storage().join("state.sqlite");
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .expect("there is a state file");
     let mut statement = connection
         .prepare(
             "SELECT document_id, index_name, form, status, error_type, reason, document
              FROM dead_letters ORDER BY event_type",
         )
-        .unwrap();
+        .expect("the table has these columns");
     let rows = statement.query_map([], |row| {
         Ok(Letter {
             id: row.get(0)?,
@@ -56,7 +57,9 @@ fn letters(rig: &Rig) -> Vec<Letter> {
             document: row.get(6)?,
         })
     });
-    rows.unwrap().map(Result::unwrap).collect()
+    rows.expect("there are no parameters")
+        .map(|row| row.expect("the columns are of these types"))
+        .collect()
 }
 
 /// One request at a time, so that the answers come in the order in which they were planned.
@@ -289,7 +292,7 @@ fn a_full_dead_letter_store_holds_everything_until_there_is_room() {
 fn while_documents_cannot_be_stored_no_more_is_read_than_the_settings_allow() {
     // Room for 8 MiB and three batches of 64 KiB, and a page for each of two readers; there are
     // about 20 MiB.
-    const BYTES: u64 = 5000;
+    const BYTES: usize = 5000;
     const EVENTS: u64 = 4000;
     for is_blocked in [false, true] {
         let more = "in-flight = 1\nbatch-bytes = \"64KiB\"";
@@ -297,7 +300,7 @@ fn while_documents_cannot_be_stored_no_more_is_read_than_the_settings_allow() {
         rig.append((0..EVENTS).map(|n| {
             let time = midnight(3) + TimeDelta::seconds(i64::try_from(n).unwrap());
             let mut event = event(n, "large", time);
-            event["command"] = "x".repeat(BYTES as usize).into();
+            event["command"] = "x".repeat(BYTES).into();
             event
         }));
         if is_blocked {
@@ -321,7 +324,8 @@ fn while_documents_cannot_be_stored_no_more_is_read_than_the_settings_allow() {
             // For as long as reading all of it takes.
             if same >= 40 { Ok(now) } else { Err(now) }
         });
-        assert!(held * BYTES < 13 << 20, "{held} of {EVENTS} events");
+        let bytes = held * BYTES as u64;
+        assert!(bytes < 13 << 20, "{held} of {EVENTS} events");
         assert_eq!(rig.elasticsearch().count(), 0);
         rig.elasticsearch().clear_rules();
         rig.elasticsearch().drop_connections();

@@ -130,10 +130,7 @@ fn windows_that_settle_in_any_order_survive_a_kill() {
     let args = range(midnight(4), midnight(3));
     let mut running = rig.spawn(&args);
     wait_until("all others are stored and committed", || {
-        match rig
-            .try_summary()
-            .map(|summary| summary.runs[0].counts.created)
-        {
+        match rig.try_backfill().map(|run| run.counts.created) {
             Some(240) => Ok(()),
             created => Err(format!("{created:?}")),
         }
@@ -211,8 +208,8 @@ fn following_finds_what_comes_now_late_and_early() {
     assert!(ascending);
 }
 
-/// Following, a window that holds something blocked is overtaken by later ones. A kill then must
-/// not lose it, nor leave the position behind for ever.
+/// Following, a window that holds something blocked does not hold up what comes later. A kill then
+/// must not lose it, nor leave the position behind for ever.
 #[test]
 fn a_window_that_was_overtaken_is_read_after_a_kill() {
     let mut rig = following();

@@ -203,9 +203,13 @@ batch-age = "20ms"
 
     /// The newest backfill's run.
     pub(crate) fn backfill(&self) -> RunSummary {
-        let mut runs = self.summary().runs.into_iter().rev();
+        self.try_backfill().expect("a backfill has run")
+    }
+
+    /// The same, if one has come so far.
+    pub(crate) fn try_backfill(&self) -> Option<RunSummary> {
+        let mut runs = self.try_summary()?.runs.into_iter().rev();
         runs.find(|run| run.kind != RunKind::Daemon)
-            .expect("a backfill has run")
     }
 
     /// What Elasticsearch holds of the audit log, by index and id, and what the program has
