@@ -239,6 +239,7 @@ impl Transfer {
             checkpoint: self.checkpoint.clone(),
             run: self.run.id,
             reading: self.reading,
+            stats: self.stats.clone(),
         };
         let pipeline = Pipeline {
             sink,

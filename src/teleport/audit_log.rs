@@ -15,6 +15,7 @@ use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stopped};
+use crate::telemetry::Stats;
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::{export, search};
 
@@ -78,6 +79,7 @@ pub(super) struct Context {
     pub run: RunId,
     pub reading: Reading,
     pub pages: PageSender,
+    pub stats: Arc<Stats>,
     pub stop: CancellationToken,
     pub events: Option<governor::DefaultDirectRateLimiter>,
     lanes: std::sync::atomic::AtomicU64,
@@ -94,6 +96,8 @@ pub struct AuditLog {
     pub run: RunId,
     /// What to read.
     pub reading: Reading,
+    /// Where to say how far a listing has moved the position.
+    pub stats: Arc<Stats>,
 }
 
 impl Source for AuditLog {
@@ -106,6 +110,7 @@ impl Source for AuditLog {
             checkpoint: self.checkpoint,
             run: self.run,
             reading: self.reading,
+            stats: self.stats,
             pages,
             stop,
             events,

@@ -186,6 +186,8 @@ async fn list(
     let listed = context
         .blocking(move |checkpoint, run| checkpoint.add_listing(run, day, listed_ms, &chunks))
         .await?;
+    let position = &context.stats.position_ms;
+    position.fetch_max(listed.position_ms, std::sync::atomic::Ordering::Relaxed);
     let had = days.polled.entry(day).or_default();
     let fresh: Vec<Chunk> = listed
         .unfinished
