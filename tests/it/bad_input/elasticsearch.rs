@@ -3,11 +3,12 @@
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::certs::IdentityOptions;
-use teleport_event_indexer::demo::elastic::ElasticsearchOptions;
+use teleport_event_indexer::demo::elastic::{Credentials, ElasticsearchOptions};
+use teleport_event_indexer::secret::Secret;
 
 use crate::support::elasticsearch::{Elasticsearch, NEWEST};
 use crate::support::program::Indexer;
-use crate::support::seen::{PASSWORD, seen};
+use crate::support::seen::{EVERYTHING, PASSWORD, USER, assert_no_secret, seen};
 use crate::support::stand_ins::{NOBODY, Teleport, elasticsearch, parrot};
 
 const START: &[&str] = &["start", "-c", "config.toml", "--start-time=2026-01-01"];
@@ -178,6 +179,28 @@ fn the_template_is_not_installed() {
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/ version="9.5.3"
     error: the index template `audit-events` is not in Elasticsearch at http://127.0.0.1:PORT/: run `teleport-event-indexer install` first
     "#);
+}
+
+/// The other tests look for secrets as well; here they are all put to use, and the log proves to
+/// be that of the libraries too.
+#[test]
+fn the_whole_log_of_what_succeeds_shows_no_secret() {
+    let server = elasticsearch(ElasticsearchOptions {
+        credentials: Some(Credentials::Basic {
+            user: USER.to_owned(),
+            password: Secret::new(PASSWORD),
+        }),
+        ..ElasticsearchOptions::default()
+    });
+    let (indexer, _teleport) = set_up(&server.url(), "");
+    for args in [INSTALL, CHECK] {
+        let output = indexer.run(&[args, &["--log-level", EVERYTHING]].concat());
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let address = server.address();
+        let line = format!("DEBUG connected to {address}");
+        assert!(output.stderr.contains(&line), "{}", output.stderr);
+        assert_no_secret(&output);
+    }
 }
 
 #[test]

@@ -16,12 +16,15 @@ pub(crate) const PASSWORD: &str = "hunter2 of the tests";
 /// The user it belongs to.
 pub(crate) const USER: &str = "indexer-of-the-tests";
 
+/// The log level at which the libraries speak as well: a bare level is about the program alone.
+pub(crate) const EVERYTHING: &str = "trace,teleport_event_indexer=trace";
+
 impl Indexer {
     /// Runs the program to its end, and once more with the whole log, which must end in the same
     /// way. Neither run may show a secret. What the user saw of the first one.
     pub(crate) fn seen(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        let traced = self.run(&[args, &["--log-level", "trace"]].concat());
+        let traced = self.run(&[args, &["--log-level", EVERYTHING]].concat());
         assert_eq!(traced.code, output.code, "{output:?}\n{traced:?}");
         for output in [&output, &traced] {
             assert_no_secret(output);
@@ -32,7 +35,7 @@ impl Indexer {
     /// Starts the program, waits until its log holds `words`, and asks it to end, which it must do
     /// at once with exit code 0. Secrets are looked for as in [`Indexer::seen`].
     pub(crate) fn seen_until(&self, words: &str, args: &[&str]) -> String {
-        let traced = [args, &["--log-level", "trace"]].concat();
+        let traced = [args, &["--log-level", EVERYTHING]].concat();
         let [output, traced] = [args, &traced].map(|args| {
             let mut running = self.spawn(args);
             wait_for_words(&mut running, words);
@@ -60,7 +63,8 @@ pub(crate) fn wait_for_words(running: &mut Running, words: &str) {
     });
 }
 
-fn assert_no_secret(output: &Output) {
+/// Looks for the password, plain and in base64, and for private keys.
+pub(crate) fn assert_no_secret(output: &Output) {
     let mut secrets = vec![PASSWORD.to_owned(), "PRIVATE KEY-----".to_owned()];
     for before in ["", "x", "xx"] {
         // As it is within `user:password` in base64, whatever the user; what depends on the
@@ -165,4 +169,21 @@ fn only_what_differs_between_runs_is_masked() {
         "TIME  WARN a pause=PAUSE\n2020-01-01T00:00:00Z: DIR/z, port 80, until TIME; \
          process PID on HOST; 127.0.0.1:PORT/ 127.0.0.1 200\n"
     );
+}
+
+#[test]
+fn a_secret_is_found_whoever_it_belongs_to() {
+    for user in ["a", "ab", "abc", USER] {
+        let header = BASE64_STANDARD.encode(format!("{user}:{PASSWORD}"));
+        for text in [PASSWORD, &header] {
+            let output = Output {
+                stdout: String::new(),
+                stderr: format!("authorization: Basic {text}\n"),
+                code: Some(0),
+                signal: None,
+            };
+            let found = std::panic::catch_unwind(|| assert_no_secret(&output));
+            assert!(found.is_err(), "{text} went unseen");
+        }
+    }
 }
