@@ -535,28 +535,5 @@ mod tests {
         for line in ["", "stop", "start --unknown"] {
             usage(line);
         }
-        insta::assert_snapshot!(usage(""), @r#"
-        Moves Teleport audit events into Elasticsearch: complete, and once each
-
-        Usage: teleport-event-indexer [OPTIONS] <COMMAND>
-
-        Commands:
-          install   Put index template and lifecycle policy into Elasticsearch; safe to repeat
-          start     Follow the audit log
-          backfill  Index a closed range of time; beside a daemon if there is one, and resumable
-          status    Say how far the audit log is indexed, and what is missing
-          check     Prove the configuration and both ends before anything runs
-          demo      Show it all on this machine: invented events, stand-ins for both ends
-          version   Print the version
-          help      Print this message or the help of the given subcommand(s)
-
-        Options:
-          -c, --config <FILE>  Configuration file in TOML [env: EVENT_INDEXER_CONFIG]
-          -h, --help           Print help
-          -V, --version        Print version
-
-        Every setting is a key of the configuration file, a flag and an environment variable; a flag beats a
-        variable, a variable beats the file.
-        "#);
     }
 }

@@ -1,5 +1,6 @@
 //! What `start`, `backfill` and `demo` share: both ends made ready, and the pipeline between them.
 
+use std::error::Error;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 use crate::checkpoint::{Checkpoint, Run};
 use crate::commands::Failure;
 use crate::commands::dry_run::{DryRun, End};
+use crate::commands::mend::mend;
 use crate::config::{Config, ElasticsearchConfig};
 use crate::document::Encoder;
 use crate::elastic::bulk::Bulk;
@@ -22,7 +24,7 @@ use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
 use crate::telemetry::Stats;
 use crate::teleport::audit_log::{AuditLog, Reading};
-use crate::teleport::client::{self as teleport, Remedy};
+use crate::teleport::client::{self as teleport, CallError, Remedy};
 
 /// What to do when an end cannot be reached at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,36 +48,17 @@ pub(super) async fn reach_teleport(
     let requests = config.limits.teleport_requests_per_second;
     let client = teleport::Client::new(teleport, requests)
         .map_err(|unusable| Failure::Unusable(unusable.into()))?;
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-    loop {
-        let Some(answer) = unless_stopped(stop, client.ping()).await else {
-            return Ok(None);
-        };
-        match answer {
-            Ok(server) => {
-                info!(
-                    cluster = server.cluster,
-                    version = server.version,
-                    "connected to Teleport at {}",
-                    teleport.addr
-                );
-                return Ok(Some((client, server)));
-            }
-            Err(failed) if failed.remedy() == Remedy::Retry && patience == Patience::Endless => {
-                let pause = backoff.failed().wait;
-                warn!(
-                    ?pause,
-                    mend = failed.mend(),
-                    "trying again: {}",
-                    Chain(&failed)
-                );
-                if unless_stopped(stop, sleep(pause)).await.is_none() {
-                    return Ok(None);
-                }
-            }
-            Err(failed) => return Err(Failure::Failed(failed.into())),
-        }
-    }
+    let passes = |failed: &CallError| failed.remedy() == Remedy::Retry;
+    let server = reach(patience, stop, async || client.ping().await, passes).await?;
+    Ok(server.map(|server| {
+        info!(
+            cluster = server.cluster,
+            version = server.version,
+            "connected to Teleport at {}",
+            teleport.addr
+        );
+        (client, server)
+    }))
 }
 
 /// Proves the connection to Elasticsearch. `None`: told to stop.
@@ -86,40 +69,49 @@ pub(super) async fn reach_elasticsearch(
 ) -> Result<Option<(elastic::Client, elastic::Server)>, Failure> {
     let client =
         elastic::Client::new(config).map_err(|unusable| Failure::Unusable(unusable.into()))?;
+    // After a restart a server may refuse good credentials until it has loaded its own security
+    // index, so a daemon holds then as well.
+    let passes = |failed: &ServerError| {
+        failed.is_transient() || matches!(failed, ServerError::Unauthorized { .. })
+    };
+    let server = reach(patience, stop, async || client.server().await, passes).await?;
+    Ok(server.map(|server| {
+        let version = server.version.map(|version| version.to_string());
+        info!(
+            version,
+            "connected to Elasticsearch at {}",
+            client.address()
+        );
+        (client, server)
+    }))
+}
+
+/// Makes attempts until one succeeds, or fails in a way that will not pass. `None`: told to stop.
+async fn reach<T, E: Error + Send + Sync + 'static>(
+    patience: Patience,
+    stop: &CancellationToken,
+    attempt: impl AsyncFn() -> Result<T, E>,
+    passes: impl Fn(&E) -> bool,
+) -> Result<Option<T>, Failure> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
-        let Some(answer) = unless_stopped(stop, client.server()).await else {
-            return Ok(None);
+        let failed = match unless_stopped(stop, attempt()).await {
+            None => return Ok(None),
+            Some(Ok(reached)) => return Ok(Some(reached)),
+            Some(Err(failed)) => failed,
         };
-        match answer {
-            Ok(server) => {
-                let version = server.version.map(|version| version.to_string());
-                info!(
-                    version,
-                    "connected to Elasticsearch at {}",
-                    client.address()
-                );
-                return Ok(Some((client, server)));
-            }
-            // After a restart a server may refuse good credentials until it has loaded its own
-            // security index, so a daemon holds here as well.
-            Err(failed)
-                if patience == Patience::Endless
-                    && (failed.is_transient()
-                        || matches!(failed, ServerError::Unauthorized { .. })) =>
-            {
-                let pause = backoff.failed().wait;
-                warn!(
-                    ?pause,
-                    mend = failed.mend(),
-                    "trying again: {}",
-                    Chain(&failed)
-                );
-                if unless_stopped(stop, sleep(pause)).await.is_none() {
-                    return Ok(None);
-                }
-            }
-            Err(failed) => return Err(Failure::Failed(failed.into())),
+        if patience == Patience::None || !passes(&failed) {
+            return Err(Failure::Failed(failed.into()));
+        }
+        let pause = backoff.failed().wait;
+        warn!(
+            ?pause,
+            mend = mend(&failed),
+            "trying again: {}",
+            Chain(&failed)
+        );
+        if unless_stopped(stop, sleep(pause)).await.is_none() {
+            return Ok(None);
         }
     }
 }
