@@ -105,17 +105,17 @@ fn both_apis_give_the_oldest_elasticsearch_the_same_documents() {
     let Some(elasticsearch) = Elasticsearch::shared(oldest(), false) else {
         return;
     };
-    let Some(teleport) = Api::Search.log(20_000, &[]) else {
+    let Some(teleport) = Api::Search.log(100_000, &[]) else {
         return;
     };
     let journey = Journey::new("e2e-both", &teleport, elasticsearch, &start_time());
     journey.run(&START);
-    assert_eq!(journey.assert_complete(), 20_000);
+    assert_eq!(journey.assert_complete(), 100_000);
     let before = journey.documents();
 
     teleport.faults(&Api::Export.faults());
     let output = journey.run(&backfill(&days_ago(3), &now()));
-    let said = "done: 0 documents created, 20000 were there already, 0 dead letters, 0 gaps\n";
+    let said = "done: 0 documents created, 100000 were there already, 0 dead letters, 0 gaps\n";
     assert!(output.stderr.ends_with(said), "{}", output.stderr);
     assert!(
         journey.documents() == before,
@@ -140,7 +140,7 @@ fn ten_kills_while_exporting_lose_and_double_nothing() {
     let seed = seed();
     println!("E2E_SEED={seed}");
     // Five streams at once: the whole takes ten seconds.
-    let slow = json!({"delay_per_event_us": 2_000});
+    let slow = json!({"delay_per_event_us": 400});
     kill_ten_times(Api::Export, &["--chunk", "1000"], &slow, seed);
 }
 
@@ -150,7 +150,7 @@ fn ten_kills_while_searching_lose_and_double_nothing() {
     println!("E2E_SEED={seed}");
     // Hundreds of pages, five at once.
     let slow = json!({"delay_ms": 100});
-    kill_ten_times(Api::Search, &["--page-bytes", "65536"], &slow, seed);
+    kill_ten_times(Api::Search, &["--page-bytes", "131072"], &slow, seed);
 }
 
 /// From `E2E_SEED`, to repeat what has failed; else another each time.
@@ -163,7 +163,7 @@ fn seed() -> u64 {
 
 /// Kills the program each time when it has come to a random place of the log, and starts it again.
 fn kill_ten_times(api: Api, flags: &[&str], slow: &Value, seed: u64) {
-    const EVENTS: u64 = 20_000;
+    const EVENTS: u64 = 100_000;
     let Some(elasticsearch) = Elasticsearch::shared(NEWEST, true) else {
         return;
     };
