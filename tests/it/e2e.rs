@@ -262,14 +262,14 @@ fn elasticsearch_may_be_killed_twice_in_mid_run() {
     }) else {
         return;
     };
-    let Some(teleport) = Api::Export.log(20_000, &["--chunk", "1000"]) else {
+    let Some(teleport) = Api::Export.log(100_000, &["--chunk", "1000"]) else {
         return;
     };
     let journey = Journey::new("e2e-restart", &teleport, &elasticsearch, &start_time());
-    teleport.faults(&json!({"delay_per_event_us": 1_000}));
+    teleport.faults(&json!({"delay_per_event_us": 200}));
     let mut running = journey.spawn(&START);
     for _ in 0..2 {
-        journey.wait_for_created(5_000, &mut running);
+        journey.wait_for_created(25_000, &mut running);
         elasticsearch.kill();
         let told = "bulk request failed, trying again";
         let failures = running.stderr().matches(told).count();
@@ -283,7 +283,7 @@ fn elasticsearch_may_be_killed_twice_in_mid_run() {
     }
     let output = running.wait();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
-    assert_eq!(journey.assert_complete(), 20_000);
+    assert_eq!(journey.assert_complete(), 100_000);
 }
 
 #[test]
