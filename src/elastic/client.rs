@@ -40,6 +40,7 @@ pub struct Client {
 struct Host {
     url: Url,
     transport: Transport,
+    is_loopback: bool,
 }
 
 /// What Elasticsearch, or whatever sits there, answered.
@@ -94,7 +95,7 @@ impl Client {
             let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()))
                 .headers(headers.clone())
                 .timeout(config.request_timeout);
-            if is_loopback(&url) {
+            if host.is_loopback() {
                 // A proxy for the outside must not see what stays on this machine.
                 builder = builder.disable_proxy();
             }
@@ -110,7 +111,12 @@ impl Client {
                 url: url.clone(),
                 source,
             })?;
-            hosts.push(Host { url, transport });
+            let is_loopback = host.is_loopback();
+            hosts.push(Host {
+                url,
+                transport,
+                is_loopback,
+            });
         }
         assert!(!hosts.is_empty(), "the configuration demands a host");
         Ok(Self {
@@ -212,7 +218,7 @@ impl Client {
 
     /// All hosts are on this machine.
     pub fn is_local(&self) -> bool {
-        self.hosts.iter().all(|host| is_loopback(&host.url))
+        self.hosts.iter().all(|host| host.is_loopback)
     }
 
     /// Asks the cluster who it is.
@@ -267,9 +273,7 @@ impl Client {
             serverless,
         })
     }
-}
 
-impl Client {
     /// The privileges of a writer on `indices` that these credentials lack.
     ///
     /// # Errors
@@ -305,16 +309,6 @@ impl Client {
             }
         }
         Ok(lacking)
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost" | "[::1]") => true,
-        Some(host) => host
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|ip| ip.is_loopback()),
-        None => false,
     }
 }
 

@@ -149,12 +149,12 @@ impl<K: Sink> Delivery<K> {
     /// Sends a batch until each of its documents has settled or is blocked. Transient faults are
     /// tried again for ever: whoever wants to stop drops the future, and what has not settled by
     /// then is read from Teleport again.
-    pub async fn deliver(&self, batch: Batch) -> Delivered {
+    pub async fn deliver(&self, mut batch: Batch) -> Delivered {
         let mut delivered = Delivered {
             probe: batch.probe.clone(),
             ..Delivered::default()
         };
-        let mut letters: Vec<(PageNumber, DeadLetter)> = batch.unconverted.clone();
+        let mut letters: Vec<(PageNumber, DeadLetter)> = std::mem::take(&mut batch.unconverted);
         let mut blocked: Vec<(Batch, Fault)> = Vec::new();
         let mut parts = vec![batch];
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);

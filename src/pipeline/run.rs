@@ -18,7 +18,7 @@ use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
 };
-use crate::document::{DocumentId, Encoder};
+use crate::document::{DocumentId, Encoded, Encoder};
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::telemetry::Stats;
@@ -238,16 +238,7 @@ impl<K: Sink> Loop<K> {
         let start = body.len();
         match self.encoder.encode(event, body) {
             Ok(encoded) => {
-                let end = body.len();
-                self.builder.push(Operation {
-                    start,
-                    source_start: encoded.source_start,
-                    end,
-                    page,
-                    index_name: encoded.index_name,
-                    id: encoded.id,
-                    time_ms: encoded.time_ms,
-                });
+                self.push(page, start, encoded);
                 Ok(())
             }
             Err(refused) => Err(Box::new(DeadLetter {
@@ -292,19 +283,31 @@ impl<K: Sink> Loop<K> {
                 return Ok(());
             }
         };
-        let end = body.len();
         self.progress.add(page, 1);
-        self.builder.push(Operation {
-            start,
-            source_start: encoded.source_start,
-            end,
-            page,
-            index_name: encoded.index_name,
-            id: encoded.id,
-            time_ms: gap.from_ms,
-        });
+        self.push(page, start, encoded);
         self.close_if_full();
         Ok(())
+    }
+
+    /// Registers what the encoder has just appended to the batch, from `start` on.
+    fn push(&mut self, page: PageNumber, start: usize, encoded: Encoded) {
+        let end = self.builder.body().len();
+        let Encoded {
+            index_name,
+            id,
+            time_ms,
+            source_start,
+            ..
+        } = encoded;
+        self.builder.push(Operation {
+            start,
+            source_start,
+            end,
+            page,
+            index_name,
+            id,
+            time_ms,
+        });
     }
 
     fn close_if_full(&mut self) {

@@ -152,9 +152,8 @@ pub(super) enum Answer<T> {
 impl Context {
     /// Which API the server has: it is asked for the chunks of a day to come, which costs nothing.
     async fn probe(&self) -> Option<SourceMode> {
-        let day = (Utc::now() + TimeDelta::days(2)).date_naive();
         loop {
-            match self.patiently(|| self.client.chunks(day)).await {
+            match self.patiently(|| self.client.chunks(day_to_come())).await {
                 Answer::Got(_) => return Some(SourceMode::Export),
                 Answer::Cannot(Remedy::Unknown, _) => return Some(SourceMode::Search),
                 Answer::Cannot(_, strange) => {
@@ -285,6 +284,11 @@ impl Context {
         });
         in_time && filter.admits(&event.event_type)
     }
+}
+
+/// A day without chunks: to list it tells whether the server has the export API, at no cost.
+pub(super) fn day_to_come() -> NaiveDate {
+    (Utc::now() + TimeDelta::days(2)).date_naive()
 }
 
 /// Now, ms since 1970.

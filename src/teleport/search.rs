@@ -26,7 +26,7 @@ use tracing::{debug, info};
 use super::audit_log::{Context, End, SourceError, now_ms};
 use crate::checkpoint::{Run, Step, Window};
 use crate::event::AuditEvent;
-use crate::pipeline::{Page, unless_stopped};
+use crate::pipeline::{Lane, Page, unless_stopped};
 
 mod pages;
 
@@ -197,24 +197,11 @@ async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<
             to_ms: window.to_ms,
             reached_ms,
         });
-        let all = found.events.len();
-        let events: Vec<AuditEvent> = found
-            .events
-            .into_iter()
-            .filter(|event| {
-                // The server's upper end is inclusive, a window's is not.
-                let inside = event.time.is_none_or(|time| time.millis() < window.to_ms);
-                inside && context.wants(event)
-            })
-            .collect();
-        let filtered = (all - events.len()) as u64;
-        let page = Page {
-            lane,
-            events,
-            filtered,
-            reached,
-            gap: None,
-        };
+        let page = page_of(lane, found.events, reached, |event| {
+            // The server's upper end is inclusive, a window's is not.
+            let inside = event.time.is_none_or(|time| time.millis() < window.to_ms);
+            inside && context.wants(event)
+        });
         if is_last {
             return Ok(match context.send(page).await {
                 Ok(()) => Read::Whole,
@@ -229,6 +216,24 @@ async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<
             Next::Stopped => return Ok(Read::Stopped),
             Next::ApiGone => return Ok(Read::ApiGone),
         };
+    }
+}
+
+/// A page of those of the events that are wanted; the others are counted.
+fn page_of(
+    lane: Lane,
+    mut events: Vec<AuditEvent>,
+    reached: Option<Step>,
+    wanted: impl Fn(&AuditEvent) -> bool,
+) -> Page {
+    let all = events.len();
+    events.retain(wanted);
+    Page {
+        lane,
+        filtered: (all - events.len()) as u64,
+        events,
+        reached,
+        gap: None,
     }
 }
 
@@ -311,20 +316,7 @@ impl LookBacks {
                 Next::ApiGone => return Ok(Some(End::ApiGone)),
             };
             let is_last = found.last_key.is_empty();
-            let all = found.events.len();
-            let events: Vec<_> = found
-                .events
-                .into_iter()
-                .filter(|event| context.wants(event))
-                .collect();
-            let filtered = (all - events.len()) as u64;
-            let page = Page {
-                lane,
-                events,
-                filtered,
-                reached: None,
-                gap: None,
-            };
+            let page = page_of(lane, found.events, None, |event| context.wants(event));
             if context.send(page).await.is_err() {
                 return Ok(Some(End::Done));
             }
@@ -364,6 +356,7 @@ impl LookBacks {
             return;
         }
     }
+
     fn look(&mut self, context: &Context, from_ms: i64, to_ms: i64) {
         if from_ms < to_ms {
             debug!(from_ms, to_ms, "looking back for late events");

@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::unless_stopped;
-use crate::teleport::audit_log::{Answer, Context, SourceError, day_of, now_ms};
+use crate::teleport::audit_log::{Answer, Context, SourceError, day_to_come};
 use crate::teleport::client::{CallError, Found, Query, Remedy};
 
 /// The most events that a server gives in a page.
@@ -139,8 +139,8 @@ impl Pages {
 
 /// The server does not know the search. If it has the export by now, that is the way on.
 async fn unknown(context: &Context) -> Result<Next, SourceError> {
-    let day = day_of(now_ms() + 2 * 24 * 3600 * 1000);
-    match context.patiently(|| context.client.chunks(day)).await {
+    let list = || context.client.chunks(day_to_come());
+    match context.patiently(list).await {
         Answer::Got(_) => Ok(Next::ApiGone),
         Answer::Cannot(..) => Err(SourceError::TooOld),
         Answer::Stopped => Ok(Next::Stopped),
