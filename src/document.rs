@@ -9,6 +9,7 @@
 mod id;
 mod index_pattern;
 mod json;
+mod keys;
 mod text;
 mod wire;
 
@@ -22,7 +23,7 @@ use crate::event::AuditEvent;
 
 pub use self::id::{DocumentId, DocumentIdError};
 pub use self::index_pattern::{IndexPattern, IndexPatternError, USABLE_MILLIS};
-use self::json::Transcoder;
+pub use self::json::Transcoder;
 use self::wire::Malformed;
 
 /// Writes documents as operations of a `_bulk` request. It keeps its buffers, so that an event

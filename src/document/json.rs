@@ -1,9 +1,11 @@
 //! Turns the wire bytes of a `google.protobuf.Struct` into JSON text: the program's hot loop.
 //!
-//! There is no tree in between. The members of one object at a time are noted as offsets into the
-//! body, sorted by key, and written; the members of an object inside lie above them on the same
-//! stack while it is written. The stack keeps its memory, at most 12 bytes for each byte of the
-//! largest body so far, so a body costs no allocation once the largest has passed.
+//! There is no tree in between. The event's own members are put in order by a table of known keys
+//! ([`KnownKeys`]). Where that does not know one, and within the event, the members of one object
+//! at a time are noted as offsets into the body, sorted by key, and written; the members of an
+//! object inside lie above them on the same stack while it is written. The stack keeps its memory,
+//! at most 12 bytes for each byte of the largest body so far, so a body costs no allocation once
+//! the largest has passed.
 //!
 //! How a body is read where protobuf leaves a choice or it is odd:
 //! - of several members with one key the last on the wire counts;
@@ -16,9 +18,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Marks;
+use super::keys::{KEYS_MAX, KnownKeys, head};
 use super::text::{write_number, write_string};
 use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
+use super::{DocumentError, Marks};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
 /// any event there is (many protobuf decoders stop at 100 messages in each other, which is 33
@@ -58,9 +61,44 @@ enum Kind {
     List(Span),
 }
 
-/// Reads a body's members and writes them.
+/// The members of an event all of whose keys are known.
+struct Placed {
+    /// A bit for each place in [`KnownKeys`].
+    present: [u64; KEYS_MAX / 64],
+    /// The value at each place, where its bit is set.
+    values: [Span; KEYS_MAX],
+}
+
+impl Placed {
+    /// The last one counts.
+    #[inline]
+    fn set(&mut self, place: usize, value: Span) {
+        self.present[place / 64] |= 1 << (place % 64);
+        self.values[place] = value;
+    }
+
+    fn get(&self, place: usize) -> Option<Span> {
+        let is_present = self.present[place / 64] >> (place % 64) & 1 == 1;
+        is_present.then(|| self.values[place])
+    }
+}
+
+impl Default for Placed {
+    fn default() -> Self {
+        Self {
+            present: [0; KEYS_MAX / 64],
+            values: [Span::new(0, 0); KEYS_MAX],
+        }
+    }
+}
+
+/// Turns the wire bytes of a `google.protobuf.Struct` into a JSON object with sorted keys.
 #[derive(Default)]
-pub(super) struct Transcoder {
+pub struct Transcoder {
+    known: KnownKeys,
+    placed: Placed,
+    /// The event's own members are in `placed`, not among `members`.
+    is_placed: bool,
     members: Vec<Member>,
     /// Whether keys are looked at before they are sorted. At first they are not, and only if one
     /// turns out to be no valid UTF-8 when it is written, everything is done once more like this.
@@ -73,10 +111,49 @@ pub(super) struct Transcoder {
 }
 
 impl Transcoder {
+    /// Appends a Struct as JSON text.
+    ///
+    /// # Errors
+    /// If `body` is no Struct; `out` is as before.
+    pub fn transcode(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<Marks, DocumentError> {
+        let start = out.len();
+        let written = self.read(body).and_then(|()| self.write(body, out));
+        if written.is_err() {
+            out.truncate(start);
+        }
+        Ok(written?)
+    }
+
     /// Takes in the members of the event itself, sorted; what was taken in before is forgotten.
     pub(super) fn read(&mut self, body: &[u8]) -> Result<(), Malformed> {
         self.mends_keys = false;
+        self.is_placed = self.place(body)?;
+        if self.is_placed {
+            self.members.clear();
+            self.has_faulty_key = false;
+            self.marks = Marks::default();
+            return Ok(());
+        }
         self.read_again(body)
+    }
+
+    /// Finds the place of each of the event's members, if all of their keys are known.
+    fn place(&mut self, body: &[u8]) -> Result<bool, Malformed> {
+        let event = Span::of(body)?;
+        'anew: loop {
+            self.placed.present = [0; _];
+            let mut fields = Reader::new(body, event);
+            while let Some((key, value)) = next_member(body, &mut fields)? {
+                let (start, end) = (key.start as usize, key.end as usize);
+                match self.known.place(body, start, end) {
+                    Some(place) => self.placed.set(place, value),
+                    // Others have changed their places.
+                    None if self.known.learn(key.bytes(body)) => continue 'anew,
+                    None => return Ok(false),
+                }
+            }
+            return Ok(true);
+        }
     }
 
     fn read_again(&mut self, body: &[u8]) -> Result<(), Malformed> {
@@ -90,11 +167,16 @@ impl Transcoder {
     /// The text of one of the event's own members, if it has it and it is a string. The key is of
     /// at most eight bytes.
     pub(super) fn string<'a>(&self, body: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-        let prefix = prefix(key, 0, key.len());
-        let member = self.members.iter().rev().find(|member| {
-            member.prefix == prefix && (member.key.end - member.key.start) as usize == key.len()
-        })?;
-        match kind(body, member.value) {
+        let value = if self.is_placed {
+            self.placed.get(self.known.place(key, 0, key.len())?)?
+        } else {
+            let prefix = head(key, 0, key.len());
+            let member = self.members.iter().rev().find(|member| {
+                member.prefix == prefix && (member.key.end - member.key.start) as usize == key.len()
+            });
+            member?.value
+        };
+        match kind(body, value) {
             Ok(Kind::String(text)) => Some(text.bytes(body)),
             _ => None,
         }
@@ -102,6 +184,10 @@ impl Transcoder {
 
     /// Whether the event itself has a member of our own marks' name.
     pub(super) fn has_marks_member(&self, body: &[u8]) -> bool {
+        if self.is_placed {
+            let place = self.known.place(MARKS_KEY, 0, MARKS_KEY.len());
+            return place.is_some_and(|place| self.placed.get(place).is_some());
+        }
         self.members
             .iter()
             .any(|member| self.key(body, member) == MARKS_KEY)
@@ -111,8 +197,13 @@ impl Transcoder {
     /// an error `out` holds anything behind what it held before.
     pub(super) fn write(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<Marks, Malformed> {
         let start = out.len();
-        self.write_object(body, 0, 1, out)?;
+        if self.is_placed {
+            self.write_placed(body, out)?;
+        } else {
+            self.write_object(body, 0, 1, out)?;
+        }
         if self.has_faulty_key {
+            self.is_placed = false;
             out.truncate(start);
             self.mends_keys = true;
             self.read_again(body)?;
@@ -127,22 +218,10 @@ impl Transcoder {
 
     /// Puts an object's members on the stack and sorts them.
     fn collect(&mut self, body: &[u8], object: Span) -> Result<(), Malformed> {
-        const FIELDS: u32 = tag(1, LENGTH);
-
         let base = self.members.len();
         let mut fields = Reader::new(body, object);
-        while let Some(found) = fields.next_tag()? {
-            if found != FIELDS {
-                fields.skip_unknown(found, 1)?;
-                continue;
-            }
-            let entry = fields.length_delimited()?;
-            let (mut key, value) = match usual_entry(body, entry) {
-                Some(parts) => parts,
-                None => any_entry(body, entry)?,
-            };
-            let (start, end) = (key.start as usize, key.end as usize);
-            let mut prefix = prefix(body, start, end);
+        while let Some((mut key, value)) = next_member(body, &mut fields)? {
+            let mut prefix = head(body, key.start as usize, key.end as usize);
             if self.mends_keys && std::str::from_utf8(key.bytes(body)).is_err() {
                 (key, prefix) = self.mend(body, key);
             }
@@ -167,8 +246,28 @@ impl Transcoder {
         let mended = String::from_utf8_lossy(key.bytes(body));
         self.mended_keys.extend_from_slice(mended.as_bytes());
         let end = self.mended_keys.len();
-        let prefix = prefix(&self.mended_keys, start, end);
+        let prefix = head(&self.mended_keys, start, end);
         (Span::new(body.len() + start, body.len() + end), prefix)
+    }
+
+    /// Writes the event whose members all have places.
+    fn write_placed(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        let begin = out.len();
+        for word in 0..self.placed.present.len() {
+            let mut left = self.placed.present[word];
+            while left != 0 {
+                let place = word * 64 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                self.known.write(place, out);
+                self.write_value(body, self.placed.values[place], 1, out)?;
+            }
+        }
+        match out.get_mut(begin) {
+            Some(first_comma) => *first_comma = b'{',
+            None => out.push(b'{'),
+        }
+        out.push(b'}');
+        Ok(())
     }
 
     /// Writes the members from `base` on and takes them off the stack.
@@ -217,6 +316,21 @@ impl Transcoder {
     /// Writes a value that lies in an object or list of this level.
     #[inline]
     fn write_value(
+        &mut self,
+        body: &[u8],
+        value: Span,
+        level: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Malformed> {
+        if let Some((start, end)) = short_string(body, value) {
+            let faulty = &mut self.marks.invalid_utf8;
+            write_string::<VALUE_SHORT>(body, start, end, faulty, out);
+            return Ok(());
+        }
+        self.write_other(body, value, level, out)
+    }
+
+    fn write_other(
         &mut self,
         body: &[u8],
         value: Span,
@@ -285,10 +399,29 @@ fn key<'a>(body: &'a [u8], mended_keys: &'a [u8], member: &Member) -> &'a [u8] {
     }
 }
 
+/// Key and value of an object's next member.
+#[inline(always)]
+fn next_member(body: &[u8], fields: &mut Reader<'_>) -> Result<Option<(Span, Span)>, Malformed> {
+    const FIELDS: u32 = tag(1, LENGTH);
+
+    while let Some(found) = fields.next_tag()? {
+        if found != FIELDS {
+            fields.skip_unknown(found, 1)?;
+            continue;
+        }
+        let entry = fields.length_delimited()?;
+        return match usual_entry(body, entry) {
+            Some(parts) => Ok(Some(parts)),
+            None => any_entry(body, entry).map(Some),
+        };
+    }
+    Ok(None)
+}
+
 /// Key and value of a member that is written as every encoder writes it, each part shorter than
 /// 128 bytes: tag, length, key, tag, length, value. Nearly all are, and this way the reader has
 /// one branch for all that [`any_entry`] asks step by step.
-#[inline]
+#[inline(always)]
 fn usual_entry(body: &[u8], entry: Span) -> Option<(Span, Span)> {
     let (start, end) = (entry.start as usize, entry.end as usize);
     let &[key_tag, key_bytes] = body.get(start..end)?.first_chunk()?;
@@ -320,41 +453,25 @@ fn any_entry(body: &[u8], entry: Span) -> Result<(Span, Span), Malformed> {
     Ok((key, value))
 }
 
-/// The first eight bytes of the key at `start..end`, big-endian, zeros behind its end.
+const STRING: u32 = tag(3, LENGTH);
+
+/// Where the text is if the value is a string alone, shorter than 128 bytes: more than half of all
+/// values are. Not a [`Kind`], since that would go through memory.
 #[inline]
-fn prefix(haystack: &[u8], start: usize, end: usize) -> u64 {
-    let length = end - start;
-    match haystack[start..].first_chunk() {
-        Some(eight) if length >= 8 => u64::from_be_bytes(*eight),
-        Some(_) if length == 0 => 0,
-        // Cut off what follows the key.
-        Some(eight) => u64::from_be_bytes(*eight) & (u64::MAX << (64 - length * 8)),
-        None => {
-            let mut eight = [0; 8];
-            eight[..length].copy_from_slice(&haystack[start..end]);
-            u64::from_be_bytes(eight)
-        }
-    }
+fn short_string(body: &[u8], value: Span) -> Option<(usize, usize)> {
+    let (start, end) = (value.start as usize, value.end as usize);
+    let &[tag, n_bytes] = body[start..end].first_chunk()?;
+    let is_short = u32::from(tag) == STRING && n_bytes < 0x80;
+    (is_short && start + 2 + usize::from(n_bytes) == end).then_some((start + 2, end))
 }
 
-#[inline]
 fn kind(body: &[u8], value: Span) -> Result<Kind, Malformed> {
     const NULL: u32 = tag(1, VARINT);
     const NUMBER: u32 = tag(2, FIXED64);
-    const STRING: u32 = tag(3, LENGTH);
     const BOOL: u32 = tag(4, VARINT);
     const OBJECT: u32 = tag(5, LENGTH);
     const LIST: u32 = tag(6, LENGTH);
 
-    // A string alone, shorter than 128 bytes: more than half of all values.
-    if let [tag, n_bytes, text @ ..] = value.bytes(body)
-        && u32::from(*tag) == STRING
-        && usize::from(*n_bytes) == text.len()
-        && *n_bytes < 0x80
-    {
-        let (start, end) = (value.start as usize, value.end as usize);
-        return Ok(Kind::String(Span::new(start + 2, end)));
-    }
     let mut kind = Kind::Null;
     let mut fields = Reader::new(body, value);
     while let Some(found) = fields.next_tag()? {
