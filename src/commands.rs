@@ -130,7 +130,7 @@ async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Resul
         Command::Start {
             exit_on_last_event,
             dry_run,
-        } => start::start(config, exit_on_last_event, dry_run, &shutdown).await,
+        } => Box::pin(start::start(config, exit_on_last_event, dry_run, &shutdown)).await,
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
         Command::Status { json } => status::status(&config, json),
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,

@@ -11,7 +11,6 @@ mod index_pattern;
 mod json;
 mod keys;
 mod text;
-mod wire;
 
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use crate::event::AuditEvent;
 pub use self::id::{DocumentId, DocumentIdError};
 pub use self::index_pattern::{IndexPattern, IndexPatternError, USABLE_MILLIS};
 pub use self::json::Transcoder;
-use self::wire::Malformed;
+use crate::wire::Malformed;
 
 /// Writes documents as operations of a `_bulk` request. It keeps its buffers, so that an event
 /// costs no allocation once the largest has passed.

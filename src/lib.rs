@@ -31,3 +31,4 @@ pub mod output;
 pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
+mod wire;

@@ -20,8 +20,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::keys::{KEYS_MAX, KnownKeys, head};
 use super::text::{write_number, write_string};
-use super::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 use super::{DocumentError, Marks};
+use crate::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
 /// any event there is (many protobuf decoders stop at 100 messages in each other, which is 33
@@ -96,7 +96,7 @@ impl Default for Placed {
 #[derive(Default)]
 pub struct Transcoder {
     known: KnownKeys,
-    placed: Placed,
+    placed: Box<Placed>,
     /// The event's own members are in `placed`, not among `members`.
     is_placed: bool,
     members: Vec<Member>,

@@ -1,17 +1,21 @@
 //! The gRPC client: one channel that connects by itself, and the calls of the audit log.
 
+mod codec;
 mod error;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::FutureExt;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{IntoRequest, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::config::{CredentialPaths, TeleportConfig};
@@ -20,11 +24,12 @@ use crate::output::Chain;
 use crate::pipeline::quota;
 use crate::teleport::dial::dial;
 use crate::teleport::identity::{Credentials, IdentityError};
+use crate::teleport::proto::auditlog;
 use crate::teleport::proto::auditlog::audit_log_service_client::AuditLogServiceClient;
-use crate::teleport::proto::auditlog::{self, EventUnstructured};
 use crate::teleport::proto::auth::PingRequest;
 use crate::teleport::proto::auth::auth_service_client::AuthServiceClient;
 
+use self::codec::{EventCodec, Exported};
 use self::error::SharedDialError;
 
 pub use self::error::{CallError, Remedy};
@@ -46,6 +51,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 #[derive(Clone)]
 pub struct Client {
     log: AuditLogServiceClient<Channel>,
+    /// For the calls whose answers we read ourselves.
+    events: Grpc<Channel>,
     auth: AuthServiceClient<Channel>,
     cluster: Arc<str>,
     requests: Option<Arc<governor::DefaultDirectRateLimiter>>,
@@ -142,8 +149,8 @@ impl Client {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_with_connector_lazy(connector);
         Ok(Self {
-            log: AuditLogServiceClient::new(channel.clone())
-                .max_decoding_message_size(MESSAGE_BYTES),
+            log: AuditLogServiceClient::new(channel.clone()),
+            events: Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES),
             auth: AuthServiceClient::new(channel),
             cluster,
             requests: requests_per_second.map(|quota| Arc::new(quota::limiter(quota))),
@@ -190,17 +197,14 @@ impl Client {
             start_key: start_key.into(),
             order: auditlog::Order::Ascending.into(),
         };
-        let mut log = self.log.clone();
-        let page = answered(
-            "GetUnstructuredEvents",
-            log.get_unstructured_events(request),
-        )
-        .await?;
-        let events = page.items.into_iter().map(audit_event).collect();
-        Ok(Found {
-            events,
-            last_key: page.last_key,
+        let mut events = self.events.clone();
+        answered("GetUnstructuredEvents", async {
+            ready(&mut events).await?;
+            let path = PathAndQuery::from_static(SEARCH_PATH);
+            let codec = EventCodec::default();
+            events.unary(request.into_request(), path, codec).await
         })
+        .await
     }
 
     /// One event of the last day, if there is one: proves the right to read events.
@@ -250,16 +254,19 @@ impl Client {
         cursor: &str,
     ) -> Result<ChunkStream, CallError> {
         self.wait_for_quota().await;
-        let mut log = self.log.clone();
+        let mut events = self.events.clone();
         let request = auditlog::ExportUnstructuredEventsRequest {
             date: Some(wire_day(day)),
             chunk: chunk.into(),
             cursor: cursor.into(),
         };
-        let stream = answered(
-            "ExportUnstructuredEvents",
-            log.export_unstructured_events(request),
-        )
+        let stream = answered("ExportUnstructuredEvents", async {
+            ready(&mut events).await?;
+            let path = PathAndQuery::from_static(EXPORT_PATH);
+            let codec = EventCodec::default();
+            let request = request.into_request();
+            events.server_streaming(request, path, codec).await
+        })
         .await?;
         Ok(ChunkStream {
             stream,
@@ -271,13 +278,13 @@ impl Client {
 /// The events of one chunk, with the cursor behind each.
 #[derive(Debug)]
 pub struct ChunkStream {
-    stream: Streaming<auditlog::ExportEventUnstructured>,
+    stream: Streaming<Exported>,
     /// How long we have waited for the next event.
     silent: Duration,
 }
 
 impl ChunkStream {
-    /// The next event and the cursor behind it; `Some(None)` at the chunk's end, `None` if there
+    /// The next event and the cursor behind it, which is UTF-8; `Some(None)` at the chunk's end, `None` if there
     /// is nothing by `deadline`. What is there already is given even after that. Safe to drop:
     /// nothing is taken before it is given.
     ///
@@ -286,7 +293,7 @@ impl ChunkStream {
     pub async fn next_by(
         &mut self,
         deadline: Instant,
-    ) -> Result<Option<Option<(AuditEvent, String)>>, CallError> {
+    ) -> Result<Option<Option<(AuditEvent, Bytes)>>, CallError> {
         const METHOD: &str = "ExportUnstructuredEvents";
         // Most events are there already; a timer for each would cost more than its decoding.
         let next = match self.stream.message().now_or_never() {
@@ -309,9 +316,7 @@ impl ChunkStream {
         };
         let item = next.map_err(|status| CallError::new(METHOD, &status))?;
         self.silent = Duration::ZERO;
-        Ok(Some(item.map(|item| {
-            (audit_event(item.event.unwrap_or_default()), item.cursor)
-        })))
+        Ok(Some(item.map(|item| (item.event, item.cursor))))
     }
 }
 
@@ -339,11 +344,21 @@ pub struct Found {
     pub last_key: String,
 }
 
+const SEARCH_PATH: &str = "/teleport.auditlog.v1.AuditLogService/GetUnstructuredEvents";
+const EXPORT_PATH: &str = "/teleport.auditlog.v1.AuditLogService/ExportUnstructuredEvents";
+
+/// Waits until the channel takes a call.
+async fn ready(events: &mut Grpc<Channel>) -> Result<(), Status> {
+    let ready = events.ready().await;
+    ready.map_err(|failed| Status::from_error(failed.into()))
+}
+
 async fn answered<T>(
     method: &'static str,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    match timeout(SILENCE, call).await {
+    // On the heap: a call's state is large, and callers' futures hold several.
+    match timeout(SILENCE, Box::pin(call)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(CallError::new(method, &status)),
         Err(_) => Err(CallError::Silence { method }),
@@ -366,25 +381,4 @@ fn wire_time(ms: i64) -> auditlog::Timestamp {
 fn wire_day(day: chrono::NaiveDate) -> auditlog::Timestamp {
     let midnight: DateTime<Utc> = day.and_time(chrono::NaiveTime::MIN).and_utc();
     wire_time(midnight.timestamp_millis())
-}
-
-fn audit_event(event: EventUnstructured) -> AuditEvent {
-    let EventUnstructured {
-        r#type,
-        id,
-        time,
-        index,
-        unstructured,
-    } = event;
-    let time = time.map(|time| Timestamp {
-        seconds: time.seconds,
-        nanos: time.nanos,
-    });
-    AuditEvent {
-        event_type: r#type,
-        id,
-        time,
-        index,
-        body: unstructured,
-    }
 }

@@ -165,6 +165,7 @@ impl Chunk {
         };
         let mut bytes = 0;
         let mut taken = 0;
+        let mut cursor = None;
         let mut due = Instant::now() + PAGE_AGE;
         let end = loop {
             let next = tokio::select! {
@@ -175,7 +176,7 @@ impl Chunk {
             };
             match next {
                 Ok(Some(Some((event, behind)))) => {
-                    self.cursor = behind;
+                    cursor = Some(behind);
                     taken += 1;
                     if context.wants(&event) {
                         bytes += event.body.len();
@@ -193,6 +194,9 @@ impl Chunk {
                 Err(failed) => break Some(Streamed::Broken(failed)),
             }
         };
+        if let Some(cursor) = cursor {
+            self.cursor = String::from_utf8_lossy(&cursor).into_owned();
+        }
         (page, end)
     }
 }

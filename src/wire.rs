@@ -1,11 +1,12 @@
-//! As much of the protobuf wire format as a `google.protobuf.Struct` needs.
+//! As much of the protobuf wire format as audit events need: where the parts of a message are,
+//! without copying any of it.
 
 /// What is wrong with a body and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed {
+pub(crate) struct Malformed {
     /// Byte offset within the body.
-    pub(super) offset: usize,
-    pub(super) what: &'static str,
+    pub(crate) offset: usize,
+    pub(crate) what: &'static str,
 }
 
 type Result<T> = std::result::Result<T, Malformed>;
@@ -13,14 +14,14 @@ type Result<T> = std::result::Result<T, Malformed>;
 /// A piece of a body by its byte offsets. Offsets instead of slices let the buffers that hold them
 /// outlive one event, and 32 bits keep what is sorted small.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub(super) start: u32,
-    pub(super) end: u32,
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
 }
 
 /// No body is longer than this, so that offsets, and those of mended keys counted on behind the
 /// body, fit 32 bits. A gRPC message this long would never have been received.
-pub(super) const BODY_BYTES_MAX: usize = 1 << 30;
+pub(crate) const BODY_BYTES_MAX: usize = 1 << 30;
 
 impl Span {
     /// The piece from `start` to `end`, both at most 4 × [`BODY_BYTES_MAX`].
@@ -28,7 +29,7 @@ impl Span {
         clippy::cast_possible_truncation,
         reason = "the longest body is checked before any span is made"
     )]
-    pub(super) fn new(start: usize, end: usize) -> Self {
+    pub(crate) fn new(start: usize, end: usize) -> Self {
         Self {
             start: start as u32,
             end: end as u32,
@@ -36,7 +37,7 @@ impl Span {
     }
 
     /// The whole of a body.
-    pub(super) fn of(body: &[u8]) -> Result<Self> {
+    pub(crate) fn of(body: &[u8]) -> Result<Self> {
         if body.len() > BODY_BYTES_MAX {
             return Err(Malformed {
                 offset: BODY_BYTES_MAX,
@@ -46,24 +47,24 @@ impl Span {
         Ok(Self::new(0, body.len()))
     }
 
-    pub(super) fn bytes(self, body: &[u8]) -> &[u8] {
+    pub(crate) fn bytes(self, body: &[u8]) -> &[u8] {
         &body[self.start as usize..self.end as usize]
     }
 }
 
 /// The wire types in the lowest three bits of a tag.
-pub(super) const VARINT: u32 = 0;
-pub(super) const FIXED64: u32 = 1;
-pub(super) const LENGTH: u32 = 2;
+pub(crate) const VARINT: u32 = 0;
+pub(crate) const FIXED64: u32 = 1;
+pub(crate) const LENGTH: u32 = 2;
 const FIXED32: u32 = 5;
 
 /// The tag of a field: its number and its wire type.
-pub(super) const fn tag(field: u32, wire_type: u32) -> u32 {
+pub(crate) const fn tag(field: u32, wire_type: u32) -> u32 {
     field << 3 | wire_type
 }
 
 /// Reads the fields of one message.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     /// From the body's beginning to the message's end: positions are offsets within the body.
     bytes: &'a [u8],
     position: usize,
@@ -71,7 +72,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     #[inline]
-    pub(super) fn new(body: &'a [u8], message: Span) -> Self {
+    pub(crate) fn new(body: &'a [u8], message: Span) -> Self {
         Self {
             bytes: &body[..message.end as usize],
             position: message.start as usize,
@@ -80,7 +81,7 @@ impl<'a> Reader<'a> {
 
     /// The next field's tag, or `None` at the message's end.
     #[inline]
-    pub(super) fn next_tag(&mut self) -> Result<Option<u32>> {
+    pub(crate) fn next_tag(&mut self) -> Result<Option<u32>> {
         match self.bytes.get(self.position) {
             None => Ok(None),
             // One byte holds every field number up to 15.
@@ -104,7 +105,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(super) fn varint(&mut self) -> Result<u64> {
+    pub(crate) fn varint(&mut self) -> Result<u64> {
         match self.bytes.get(self.position) {
             Some(&byte) if byte < 0x80 => {
                 self.position += 1;
@@ -138,7 +139,7 @@ impl<'a> Reader<'a> {
 
     /// A length and as many bytes.
     #[inline(always)]
-    pub(super) fn length_delimited(&mut self) -> Result<Span> {
+    pub(crate) fn length_delimited(&mut self) -> Result<Span> {
         let length = self.varint()?;
         let start = self.position;
         match usize::try_from(length) {
@@ -154,7 +155,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(super) fn double(&mut self) -> Result<f64> {
+    pub(crate) fn double(&mut self) -> Result<f64> {
         let Some(bytes) = self.bytes[self.position..].first_chunk() else {
             return Err(self.truncated());
         };
@@ -164,7 +165,7 @@ impl<'a> Reader<'a> {
 
     /// Steps over the field whose tag was just read: one that the message's type does not know.
     #[cold]
-    pub(super) fn skip_unknown(&mut self, unknown: u32, known_fields: u32) -> Result<()> {
+    pub(crate) fn skip_unknown(&mut self, unknown: u32, known_fields: u32) -> Result<()> {
         let offset = self.position;
         if unknown >> 3 <= known_fields {
             return Err(Malformed {
