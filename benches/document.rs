@@ -27,6 +27,9 @@ use teleport_event_indexer::event::AuditEvent;
 const EVENTS: usize = 20_000;
 const TURNS: usize = 41;
 
+/// Converts all events once.
+type Way<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
+
 fn main() -> Result<()> {
     let to = Utc::now();
     let events: Vec<AuditEvent> = events::generate(1, EVENTS as u64, to - Days::new(3), to, "a.b")
@@ -50,7 +53,7 @@ fn main() -> Result<()> {
     }
 
     let mut encoder = Encoder::new(&IndexPattern::default());
-    let mut ways: [(&str, Box<dyn FnMut() -> Result<()>>); 3] = [
+    let mut ways: [(&str, Way<'_>); 3] = [
         (
             "prost Struct → serde_json::Value → text",
             Box::new(|| {

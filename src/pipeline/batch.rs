@@ -1,6 +1,6 @@
 //! Collects documents until a bulk request is worth sending. Pure: no I/O, no clock.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -112,10 +112,51 @@ impl Batch {
     }
 }
 
+/// Buffers that bodies were in and others will be: memory that is given back to the system and
+/// fetched again costs more than what is written into it.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn keep(&self, buffer: Vec<u8>) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.push(buffer);
+    }
+}
+
+/// A body that has been closed. Once nobody needs it any more its buffer is spare again.
+struct Body {
+    bytes: Vec<u8>,
+    spare: Arc<Spare>,
+    /// One that has grown for a large event is not kept.
+    capacity_max: usize,
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.bytes.capacity() <= self.capacity_max {
+            let mut buffer = std::mem::take(&mut self.bytes);
+            buffer.clear();
+            self.spare.keep(buffer);
+        }
+    }
+}
+
 /// Fills one batch after the other.
 #[derive(Debug)]
 pub struct BatchBuilder {
     limits: BatchLimits,
+    spare: Arc<Spare>,
     body: Vec<u8>,
     operations: Vec<Operation>,
     unconverted: Vec<(PageNumber, DeadLetter)>,
@@ -128,6 +169,7 @@ impl BatchBuilder {
     pub fn new(limits: BatchLimits) -> Self {
         Self {
             limits,
+            spare: Arc::default(),
             body: Vec::new(),
             operations: Vec::new(),
             unconverted: Vec::new(),
@@ -166,11 +208,20 @@ impl BatchBuilder {
     /// Gives the batch away and starts an empty one.
     pub fn close(&mut self) -> Batch {
         // The next batch will most likely be of the size of this one: one allocation, not twenty.
-        let next = Vec::with_capacity(self.body.len().min(self.limits.bytes) * 17 / 16);
+        let length = self.body.len().min(self.limits.bytes) * 17 / 16;
+        let next = match self.spare.take() {
+            Some(buffer) => buffer,
+            None => Vec::with_capacity(length),
+        };
+        let operations = Vec::with_capacity(self.operations.len() * 17 / 16);
         self.unconverted_bytes = 0;
         Batch {
-            body: std::mem::replace(&mut self.body, next).into(),
-            operations: std::mem::take(&mut self.operations),
+            body: Bytes::from_owner(Body {
+                bytes: std::mem::replace(&mut self.body, next),
+                spare: self.spare.clone(),
+                capacity_max: self.limits.bytes.saturating_mul(2),
+            }),
+            operations: std::mem::replace(&mut self.operations, operations),
             unconverted: std::mem::take(&mut self.unconverted),
             probe: None,
         }
@@ -219,6 +270,26 @@ mod tests {
         assert!(!filled(&["a", "b"]).is_full());
         assert!(filled(&["a", "b", "c"]).is_full());
         assert!(filled(&[&"x".repeat(100)]).is_full());
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_once_nobody_reads_it() {
+        let mut builder = filled(&["one", "two"]);
+        let batch = builder.close();
+        let first = batch.body.as_ptr();
+        assert!(builder.spare.take().is_none());
+        let reader = batch.body.clone();
+        drop(batch);
+        assert!(builder.spare.take().is_none());
+        assert_eq!(reader, "{}\none\n{}\ntwo\n");
+        drop(reader);
+        assert_eq!(
+            builder.spare.take().map(|b| (b.as_ptr(), b.len())),
+            Some((first, 0))
+        );
+        // One that was made for a large event is given back to the system.
+        drop(filled(&[&"x".repeat(300)]).close());
+        assert!(builder.spare.take().is_none());
     }
 
     #[test]

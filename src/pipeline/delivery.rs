@@ -19,6 +19,8 @@ use crate::pipeline::retry::Backoff;
 /// What a sink says after one attempt at a bulk request.
 #[derive(Debug)]
 pub enum Attempt {
+    /// It was taken, and each of its documents was stored by it.
+    AllCreated,
     /// It was taken and answered document by document: one outcome for each, in order.
     Items(Vec<Outcome>),
     /// It is too large as a whole: send it in halves. Alone, a document is refused with this.
@@ -119,6 +121,12 @@ pub struct Delivered {
 }
 
 impl Delivered {
+    fn created(&mut self, operation: &Operation) {
+        self.created += 1;
+        self.document_bytes += (operation.end - operation.source_start - 1) as u64;
+        self.settle(operation.page);
+    }
+
     fn settle(&mut self, page: PageNumber) {
         match self.settled.last_mut() {
             Some((last, count)) if *last == page => *count += 1,
@@ -167,6 +175,13 @@ impl<K: Sink> Delivery<K> {
                 .send(part.body.clone(), part.operations.len())
                 .await
             {
+                Attempt::AllCreated => {
+                    for operation in &part.operations {
+                        delivered.created(operation);
+                    }
+                    backoff.succeeded();
+                    self.in_flight.grow();
+                }
                 Attempt::Items(outcomes) => {
                     let sorted = sort(&part, outcomes, &mut delivered);
                     letters.extend(sorted.refused);
@@ -313,11 +328,7 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
     let mut sorted = Sorted::default();
     for (operation, outcome) in part.operations.iter().zip(outcomes) {
         match outcome {
-            Outcome::Created => {
-                delivered.created += 1;
-                delivered.document_bytes += (operation.end - operation.source_start - 1) as u64;
-                delivered.settle(operation.page);
-            }
+            Outcome::Created => delivered.created(operation),
             Outcome::AlreadyThere => {
                 delivered.already_there += 1;
                 delivered.settle(operation.page);
