@@ -80,6 +80,8 @@ pub struct Config {
     pub elasticsearch: Option<ElasticsearchConfig>,
     /// Upper bounds on speed.
     pub limits: Limits,
+    /// Those of a backfill: its own, and `limits` where it has none.
+    pub backfill_limits: Limits,
     /// Every setting in effect and where it comes from, for [`Config::show`].
     pub effective: Effective,
 }
@@ -131,6 +133,19 @@ pub struct Limits {
     pub bytes_per_second: Option<NonZeroU32>,
 }
 
+impl Limits {
+    /// The other's bounds, and these where it has none.
+    fn replaced_by(self, other: Self) -> Self {
+        Self {
+            teleport_requests_per_second: other
+                .teleport_requests_per_second
+                .or(self.teleport_requests_per_second),
+            events_per_second: other.events_per_second.or(self.events_per_second),
+            bytes_per_second: other.bytes_per_second.or(self.bytes_per_second),
+        }
+    }
+}
+
 /// Below this many events per page the calls, not the events, decide the speed.
 const SMALL_PAGE: i32 = 500;
 
@@ -153,6 +168,17 @@ impl Config {
         if needs.storage && !r.is_set(&keys::STORAGE) {
             r.missing(&keys::STORAGE, "name a directory for the state file");
         }
+        let own = [
+            &keys::TELEPORT_REQUESTS_PER_SECOND,
+            &keys::EVENTS_PER_SECOND,
+        ];
+        let limits = limits_of(r, own, &keys::BYTES_PER_SECOND);
+        let own = [
+            &keys::BACKFILL_REQUESTS_PER_SECOND,
+            &keys::BACKFILL_EVENTS_PER_SECOND,
+        ];
+        let backfill_limits =
+            limits.replaced_by(limits_of(r, own, &keys::BACKFILL_BYTES_PER_SECOND));
         let config = Self {
             storage,
             poll_interval: r.value(
@@ -179,13 +205,8 @@ impl Config {
             },
             teleport: teleport::resolve(r, needs.teleport),
             elasticsearch: forward::resolve(r, needs.elasticsearch),
-            limits: Limits {
-                teleport_requests_per_second: limit(r, &keys::TELEPORT_REQUESTS_PER_SECOND),
-                events_per_second: limit(r, &keys::EVENTS_PER_SECOND),
-                bytes_per_second: r
-                    .optional(&keys::BYTES_PER_SECOND, values::bytes(1, u32::MAX.into()))
-                    .and_then(|bytes| NonZeroU32::new(u32::try_from(bytes).ok()?)),
-            },
+            limits,
+            backfill_limits,
             effective: Effective::default(),
         };
         let (raw, warnings) = resolver.finish()?;
@@ -243,6 +264,18 @@ fn log_format(value: &sources::Value) -> Result<LogFormat, values::Problem> {
         Ok("text") => Ok(LogFormat::Text),
         Ok("json") => Ok(LogFormat::Json),
         _ => Err("must be text or json".to_owned()),
+    }
+}
+
+/// `counts`: of requests and of events.
+fn limits_of(resolver: &mut Resolver, counts: [&keys::Key; 2], bytes: &keys::Key) -> Limits {
+    let [requests, events] = counts.map(|key| limit(resolver, key));
+    Limits {
+        teleport_requests_per_second: requests,
+        events_per_second: events,
+        bytes_per_second: resolver
+            .optional(bytes, values::bytes(1, u32::MAX.into()))
+            .and_then(|bytes| NonZeroU32::new(u32::try_from(bytes).ok()?)),
     }
 }
 

@@ -19,11 +19,12 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Stats;
 
 pub(super) async fn backfill(
-    config: Config,
+    mut config: Config,
     range: cli::Backfill,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let stop = &shutdown.stop;
+    config.limits = config.backfill_limits;
     let now = Utc::now();
     let (from_ms, mut to_ms) = (range.from.timestamp() * 1000, range.to.timestamp() * 1000);
     if range.from >= now {

@@ -18,6 +18,7 @@ pub(crate) const TABLES: &[&str] = &[
     "forward.elasticsearch.install",
     "forward.elasticsearch",
     "teleport",
+    "limits.backfill",
     "limits",
     "listen",
     "lock",
@@ -285,6 +286,12 @@ table! {
         "Most events read per second; no limit if not set");
     BYTES_PER_SECOND = key("limits.bytes-per-second", Kind::Bytes, Group::Limits,
         "Most bytes sent to Elasticsearch per second, before compression; no limit if not set");
+    BACKFILL_REQUESTS_PER_SECOND = key("limits.backfill.teleport-requests-per-second",
+        Kind::Integer, Group::Limits, "The same for a backfill, in place of the one above");
+    BACKFILL_EVENTS_PER_SECOND = key("limits.backfill.events-per-second", Kind::Integer,
+        Group::Limits, "The same for a backfill, in place of the one above");
+    BACKFILL_BYTES_PER_SECOND = key("limits.backfill.bytes-per-second", Kind::Bytes,
+        Group::Limits, "The same for a backfill, in place of the one above");
 
     LISTEN_ADDR = key("listen.addr", Kind::Text, Group::Later,
         "Address of status page, metrics and health; refused for now");

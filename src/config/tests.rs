@@ -130,6 +130,26 @@ fn nothing_set_is_fine_where_nothing_is_needed() {
 }
 
 #[test]
+fn a_backfill_has_limits_of_its_own_and_the_others_where_it_has_none() {
+    let text = "
+[limits]
+teleport-requests-per-second = 10
+bytes-per-second = \"10MB\"
+[limits.backfill]
+events-per-second = 300
+bytes-per-second = \"1MB\"
+";
+    let config = Gate::new().config(text).good();
+    let limits = |requests, events, bytes| Limits {
+        teleport_requests_per_second: NonZeroU32::new(requests),
+        events_per_second: NonZeroU32::new(events),
+        bytes_per_second: NonZeroU32::new(bytes),
+    };
+    assert_eq!(config.limits, limits(10, 0, 10_000_000));
+    assert_eq!(config.backfill_limits, limits(10, 300, 1_000_000));
+}
+
+#[test]
 fn nothing_set_is_missing_where_it_is_needed() {
     insta::assert_snapshot!(Gate::new().needs(EVERYTHING).mistakes(), @r#"
     storage is not set: name a directory for the state file (or --storage, or EVENT_INDEXER_STORAGE)
@@ -620,6 +640,17 @@ bytes-per-second = "10MB"
             },
         ),
         limits: Limits {
+            teleport_requests_per_second: Some(
+                10,
+            ),
+            events_per_second: Some(
+                5000,
+            ),
+            bytes_per_second: Some(
+                10000000,
+            ),
+        },
+        backfill_limits: Limits {
             teleport_requests_per_second: Some(
                 10,
             ),
