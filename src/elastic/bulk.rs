@@ -60,7 +60,9 @@ impl Sink for Bulk {
             crate::pipeline::quota::pass(limiter, body.len()).await;
         }
         let body = if self.gzip {
-            Body::GzippedNdjson(gzip(&body))
+            // Milliseconds: too long for the thread that all connections share.
+            let gzipped = tokio::task::spawn_blocking(move || gzip(&body));
+            Body::GzippedNdjson(gzipped.await.expect("gzip does not panic"))
         } else {
             Body::Ndjson(body)
         };
