@@ -10,6 +10,7 @@ mod id;
 mod index_pattern;
 mod json;
 mod keys;
+pub mod safe_form;
 mod text;
 
 use std::sync::Arc;

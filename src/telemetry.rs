@@ -22,6 +22,8 @@ pub struct Stats {
     pub filtered: AtomicU64,
     /// Documents stored.
     pub created: AtomicU64,
+    /// Those of them that were stored in safe form, having been refused as they were.
+    pub safe_form: AtomicU64,
     /// Documents that were there already.
     pub already_there: AtomicU64,
     /// Documents refused and kept.
@@ -92,6 +94,7 @@ pub async fn report_each_minute(stats: &Stats) {
             per_second = (settled - before) / 60,
             lag_seconds = lag,
             created = Stats::get(&stats.created),
+            safe_form = Stats::get(&stats.safe_form),
             already_there = Stats::get(&stats.already_there),
             dead_letters = Stats::get(&stats.dead_letters),
             blocked = Stats::get(&stats.blocked),

@@ -59,6 +59,8 @@ pub struct Counts {
     pub events: u64,
     /// New in Elasticsearch.
     pub created: u64,
+    /// Those of `created` that are there in safe form, as they were refused as they were.
+    pub safe_form: u64,
     /// Found in Elasticsearch, under their ids.
     pub already_there: u64,
     /// Refused by Elasticsearch for good, and kept here.
@@ -73,6 +75,7 @@ impl AddAssign for Counts {
     fn add_assign(&mut self, more: Self) {
         self.events += more.events;
         self.created += more.created;
+        self.safe_form += more.safe_form;
         self.already_there += more.already_there;
         self.dead_letters += more.dead_letters;
         self.filtered += more.filtered;
@@ -112,6 +115,7 @@ impl Checkpoint {
                     "UPDATE runs SET
                          events = events + :events,
                          created = created + :created,
+                         safe_form = safe_form + :safe_form,
                          already_there = already_there + :already_there,
                          dead_letters = dead_letters + :dead_letters,
                          filtered = filtered + :filtered,
@@ -122,6 +126,7 @@ impl Checkpoint {
                     ":run": run.0,
                     ":events": signed(counts.events),
                     ":created": signed(counts.created),
+                    ":safe_form": signed(counts.safe_form),
                     ":already_there": signed(counts.already_there),
                     ":dead_letters": signed(counts.dead_letters),
                     ":filtered": signed(counts.filtered),

@@ -201,7 +201,7 @@ impl Checkpoint {
             forget_progress(transaction, run)?;
             transaction.execute(
                 "UPDATE runs SET finished = 0, mode = NULL, position_ms = from_ms,
-                     events = 0, created = 0, already_there = 0, dead_letters = 0, filtered = 0,
+                     events = 0, created = 0, safe_form = 0, already_there = 0, dead_letters = 0, filtered = 0,
                      document_bytes = 0, updated_ms = ?2
                  WHERE id = ?1",
                 params![run.0, now_ms()],
@@ -295,13 +295,14 @@ impl Checkpoint {
 
 /// The columns that [`read_counts`] reads.
 pub(super) const COUNT_COLUMNS: &str =
-    "events, created, already_there, dead_letters, filtered, document_bytes";
+    "events, created, safe_form, already_there, dead_letters, filtered, document_bytes";
 
 pub(super) fn read_counts(row: &Row<'_>) -> rusqlite::Result<Counts> {
     let count = |column| row.get(column).map(unsigned);
     Ok(Counts {
         events: count("events")?,
         created: count("created")?,
+        safe_form: count("safe_form")?,
         already_there: count("already_there")?,
         dead_letters: count("dead_letters")?,
         filtered: count("filtered")?,

@@ -7,7 +7,7 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
 
 /// What a file is, by its header.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,6 +124,11 @@ CREATE TRIGGER dead_letter_dropped AFTER DELETE ON dead_letters BEGIN
 END;
 ";
 
+/// Counts the documents in safe form.
+const FORMAT_2: &str = "
+ALTER TABLE runs ADD COLUMN safe_form INTEGER NOT NULL DEFAULT 0;
+";
+
 /// Reads whose file it is and which format it has; changes nothing.
 pub(super) fn format(connection: &Connection) -> rusqlite::Result<Format> {
     let (application, format, tables): (i64, i64, i64) = connection.query_row(
@@ -171,6 +176,10 @@ mod tests {
 
     const NEXT: &str = "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'none';";
 
+    fn newest() -> i64 {
+        i64::try_from(MIGRATIONS.len()).unwrap()
+    }
+
     fn with_a_run() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
@@ -193,14 +202,11 @@ mod tests {
             let mut connection = Connection::open_in_memory().unwrap();
             migrate(&mut connection, &MIGRATIONS[..known]).unwrap();
             migrate(&mut connection, MIGRATIONS).unwrap();
-            assert_eq!(
-                format(&connection).unwrap(),
-                Format::Ours(i64::try_from(MIGRATIONS.len()).unwrap())
-            );
+            assert_eq!(format(&connection).unwrap(), Format::Ours(newest()));
         }
         let mut connection = with_a_run();
-        migrate(&mut connection, &[FORMAT_1, NEXT]).unwrap();
-        assert_eq!(format(&connection).unwrap(), Format::Ours(2));
+        migrate(&mut connection, &[MIGRATIONS, &[NEXT]].concat()).unwrap();
+        assert_eq!(format(&connection).unwrap(), Format::Ours(newest() + 1));
         assert_eq!(
             text(&connection, "SELECT note || position_ms FROM runs").unwrap(),
             "none7"
@@ -211,8 +217,8 @@ mod tests {
     fn a_migration_that_fails_leaves_everything_as_it_was() {
         let mut connection = with_a_run();
         let broken = format!("{NEXT} DELETE FROM runs; INSERT INTO nowhere VALUES (1);");
-        migrate(&mut connection, &[FORMAT_1, &broken]).unwrap_err();
-        assert_eq!(format(&connection).unwrap(), Format::Ours(1));
+        migrate(&mut connection, &[MIGRATIONS, &[&broken]].concat()).unwrap_err();
+        assert_eq!(format(&connection).unwrap(), Format::Ours(newest()));
         assert_eq!(
             text(&connection, "SELECT position_ms || kind FROM runs").unwrap(),
             "7daemon"

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock, Run};
 use crate::cli;
+use crate::commands::status::safe_form_words;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
@@ -117,9 +118,10 @@ pub(super) async fn backfill(
     let gaps = gaps.map_or(0, |run| run.gaps);
     let dead_letters = before.dead_letters + Stats::get(&stats.dead_letters);
     output::note(format_args!(
-        "done: {} documents created, {} were there already, {dead_letters} dead letters, \
+        "done: {} documents created{}, {} were there already, {dead_letters} dead letters, \
          {gaps} gaps",
         before.created + Stats::get(&stats.created),
+        safe_form_words(before.safe_form + Stats::get(&stats.safe_form)),
         before.already_there + Stats::get(&stats.already_there),
     ));
     Ok(if gaps + dead_letters > 0 {

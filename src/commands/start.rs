@@ -69,6 +69,7 @@ pub(super) async fn start(
     info!(
         events = Stats::get(&stats.events),
         created = Stats::get(&stats.created),
+        safe_form = Stats::get(&stats.safe_form),
         already_there = Stats::get(&stats.already_there),
         dead_letters = Stats::get(&stats.dead_letters),
         "ended"

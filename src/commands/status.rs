@@ -93,11 +93,12 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
             (head, done)
         }
     };
+    let safe_form = safe_form_words(counts.safe_form);
     vec![
         head,
         second,
         format!(
-            "  {} events read, {} filtered, {} documents created, {} already there, \
+            "  {} events read, {} filtered, {} documents created{safe_form}, {} already there, \
              {} dead letters",
             counts.events,
             counts.filtered,
@@ -106,6 +107,14 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
             counts.dead_letters
         ),
     ]
+}
+
+/// ` (3 in safe form)`, or nothing if there are none.
+pub(super) fn safe_form_words(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(" ({count} in safe form)"),
+    }
 }
 
 fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
@@ -127,6 +136,7 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
             "events": counts.events,
             "filtered": counts.filtered,
             "created": counts.created,
+            "safe_form": counts.safe_form,
             "already_there": counts.already_there,
             "dead_letters": counts.dead_letters,
             "document_bytes": counts.document_bytes,

@@ -36,6 +36,8 @@ pub struct Operation {
     pub id: DocumentId,
     /// The event's time, ms since 1970.
     pub time_ms: i64,
+    /// The document is in [`safe_form`](crate::document::safe_form): it was refused as it was.
+    pub is_safe_form: bool,
 }
 
 /// Documents on the way to one bulk request, and events that never became documents.
@@ -259,6 +261,7 @@ mod tests {
                 index_name: "i".into(),
                 id: DocumentId::of_own(0, &[document.as_bytes()]),
                 time_ms: 0,
+                is_safe_form: false,
             });
         }
         builder

@@ -138,6 +138,7 @@ mod tests {
                 index_name: (*index).into(),
                 id: DocumentId::of_own(0, &[]),
                 time_ms: 0,
+                is_safe_form: false,
             }
         });
         let operations = operations.collect();

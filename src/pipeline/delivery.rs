@@ -1,5 +1,5 @@
-//! Brings one batch to its end: every document created, found to be there already, or kept as a
-//! dead letter. Only documents whose index is blocked are handed back.
+//! Brings one batch to its end: every document created (in safe form if it was refused as it was),
+//! found to be there already, or kept as a dead letter. Only documents whose index is blocked are handed back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::checkpoint::{Checkpoint, DeadLetter, DeadLetterError, DocumentForm, RunId};
+use crate::document::safe_form::{self, Original};
 use crate::output::Chain;
 use crate::pipeline::Sink;
 use crate::pipeline::batch::{Batch, Operation};
@@ -40,7 +41,7 @@ pub enum Outcome {
     AlreadyThere,
     /// Not stored, for a reason that passes by itself.
     Transient(Fault),
-    /// Not stored, and never will be as it is.
+    /// Not stored, and never will be in this form.
     Refused(Refusal),
     /// Not stored until somebody does something about its index, the privileges or the cluster.
     Blocked(Fault),
@@ -108,6 +109,8 @@ pub struct Delivered {
     pub settled: Vec<(PageNumber, usize)>,
     /// Stored by us just now.
     pub created: u64,
+    /// Those of `created` that were refused as they were, and stored in safe form.
+    pub safe_form: u64,
     /// Stored before.
     pub already_there: u64,
     /// Kept in the dead-letter store.
@@ -123,6 +126,7 @@ pub struct Delivered {
 impl Delivered {
     fn created(&mut self, operation: &Operation) {
         self.created += 1;
+        self.safe_form += u64::from(operation.is_safe_form);
         self.document_bytes += (operation.end - operation.source_start - 1) as u64;
         self.settle(operation.page);
     }
@@ -164,6 +168,7 @@ impl<K: Sink> Delivery<K> {
         };
         let mut letters: Vec<(PageNumber, DeadLetter)> = std::mem::take(&mut batch.unconverted);
         let mut blocked: Vec<(Batch, Fault)> = Vec::new();
+        let mut first_refused = None;
         let mut parts = vec![batch];
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         while let Some(part) = parts.pop() {
@@ -184,7 +189,12 @@ impl<K: Sink> Delivery<K> {
                 }
                 Attempt::Items(outcomes) => {
                     let sorted = sort(&part, outcomes, &mut delivered);
-                    letters.extend(sorted.refused);
+                    letters.extend(sorted.refused_for_good);
+                    if let Some((operation, refusal)) = sorted.refused.first() {
+                        let why = (operation.clone(), refusal.error_type.clone());
+                        first_refused.get_or_insert(why);
+                        parts.push(in_safe_form(&part, &sorted.refused));
+                    }
                     if let Some(fault) = sorted.transient_fault {
                         self.wait(&mut backoff, &fault, sorted.transient.len())
                             .await;
@@ -199,7 +209,14 @@ impl<K: Sink> Delivery<K> {
                 }
                 Attempt::TooLarge(refusal) if part.operations.len() == 1 => {
                     let operation = &part.operations[0];
-                    letters.push((operation.page, dead_letter(&part, operation, refusal)));
+                    // The safe form is the larger one.
+                    if refusal.status == 413 || operation.is_safe_form {
+                        letters.push((operation.page, dead_letter(&part, operation, refusal)));
+                    } else {
+                        let why = (operation.clone(), refusal.error_type.clone());
+                        first_refused.get_or_insert(why);
+                        parts.push(in_safe_form(&part, &[(operation.clone(), refusal)]));
+                    }
                 }
                 Attempt::TooLarge(_) => {
                     let (left, right) = part.halves();
@@ -214,6 +231,18 @@ impl<K: Sink> Delivery<K> {
                     parts.push(part);
                 }
             }
+        }
+        if let Some((first, error_type)) = first_refused
+            && delivered.safe_form > 0
+        {
+            // One line a batch, however many there are; the reasons lie with the documents.
+            warn!(
+                documents = delivered.safe_form,
+                first_id = %first.id,
+                index = %first.index_name,
+                error_type,
+                "refused as it was, stored in safe form"
+            );
         }
         self.keep(letters, &mut delivered).await;
         delivered.blocked = merge(blocked);
@@ -321,7 +350,10 @@ struct Sorted {
     transient_fault: Option<Fault>,
     blocked: Vec<Operation>,
     blocked_fault: Option<Fault>,
-    refused: Vec<(PageNumber, DeadLetter)>,
+    /// To be sent in safe form.
+    refused: Vec<(Operation, Refusal)>,
+    /// In safe form too.
+    refused_for_good: Vec<(PageNumber, DeadLetter)>,
 }
 
 fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sorted {
@@ -341,17 +373,62 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
                 sorted.blocked.push(operation.clone());
                 sorted.blocked_fault.get_or_insert(fault);
             }
+            Outcome::Refused(refusal) if !operation.is_safe_form => {
+                sorted.refused.push((operation.clone(), refusal));
+            }
             Outcome::Refused(refusal) => {
                 let letter = dead_letter(part, operation, refusal);
-                sorted.refused.push((operation.page, letter));
+                sorted.refused_for_good.push((operation.page, letter));
             }
         }
     }
     sorted
 }
 
-fn dead_letter(part: &Batch, operation: &Operation, refusal: Refusal) -> DeadLetter {
-    let source = part.source(operation);
+/// The same documents in safe form, under the same ids in the same indices.
+#[cold]
+fn in_safe_form(part: &Batch, refused: &[(Operation, Refusal)]) -> Batch {
+    let mut body = Vec::new();
+    let mut operations = Vec::with_capacity(refused.len());
+    for (operation, refusal) in refused {
+        let start = body.len();
+        body.extend_from_slice(&part.body[operation.start..operation.source_start]);
+        let source_start = body.len();
+        let Refusal {
+            error_type, reason, ..
+        } = refusal;
+        let source = part.source(operation);
+        safe_form::write(&source, operation.time_ms, error_type, reason, &mut body);
+        body.push(b'\n');
+        operations.push(Operation {
+            start,
+            source_start,
+            end: body.len(),
+            is_safe_form: true,
+            ..operation.clone()
+        });
+    }
+    Batch {
+        body: body.into(),
+        operations,
+        ..Batch::default()
+    }
+}
+
+/// What is kept of a document that was refused in safe form too, or is too large for it: the
+/// document as it was first.
+fn dead_letter(part: &Batch, operation: &Operation, mut refusal: Refusal) -> DeadLetter {
+    let mut source = part.source(operation);
+    if operation.is_safe_form
+        && let Some(original) = Original::of(&source)
+    {
+        source = original.source.into();
+        let Refusal {
+            error_type, reason, ..
+        } = &refusal;
+        refusal.reason = format!("{}; in safe form: {error_type}: {reason}", original.reason);
+        refusal.error_type = original.error_type;
+    }
     DeadLetter {
         document_id: operation.id.to_string(),
         index_name: operation.index_name.to_string(),

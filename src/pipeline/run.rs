@@ -307,6 +307,7 @@ impl<K: Sink> Loop<K> {
             index_name,
             id,
             time_ms,
+            is_safe_form: false,
         });
     }
 
@@ -337,6 +338,7 @@ impl<K: Sink> Loop<K> {
         let Delivered {
             settled,
             created,
+            safe_form,
             already_there,
             dead_letters,
             document_bytes,
@@ -348,10 +350,12 @@ impl<K: Sink> Loop<K> {
             }
         }
         Stats::add(&self.stats.created, created);
+        Stats::add(&self.stats.safe_form, safe_form);
         Stats::add(&self.stats.already_there, already_there);
         Stats::add(&self.stats.dead_letters, dead_letters);
         Stats::add(&self.stats.document_bytes, document_bytes);
         self.counts.created += created;
+        self.counts.safe_form += safe_form;
         self.counts.already_there += already_there;
         self.counts.dead_letters += dead_letters;
         self.counts.document_bytes += document_bytes;

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::auth::{AuthOptions, Method};
 use teleport_event_indexer::demo::elastic::{Answer, ElasticsearchOptions, Refusal};
+use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::DocumentId;
 use teleport_event_indexer::event::{AuditEvent, Timestamp};
 
@@ -141,10 +142,69 @@ fn whatever_is_answered_every_document_is_stored_once_or_kept_with_the_reason() 
         reason,
     } = Refusal::mapping_failure();
     assert_eq!(letter.status, Some(status));
-    assert_eq!((&letter.error_type, &letter.reason), (&error_type, &reason));
+    assert_eq!(letter.error_type, error_type);
+    let twice = format!("{reason}; in safe form: {error_type}: {reason}");
+    assert_eq!(letter.reason, twice);
     assert!(
         !output.stderr.contains(&reason),
         "a reason may quote the document"
+    );
+}
+
+/// Stands where no mapping of ours is, as `_id` does for a real server.
+const REFUSED_KEY: &str = "_refused";
+
+#[test]
+fn a_refused_document_is_stored_in_safe_form_and_found_by_user_type_and_time() {
+    let mut rig = Rig::new("", ONE_BY_ONE);
+    rig.append(realistic(7, 200, 4, 2));
+    let odd: Vec<Value> = (0..3)
+        .map(|n| {
+            let mut event = event(format!("odd{n}"), "odd.two", midnight(3));
+            event[REFUSED_KEY] = json!({"deep": [n]});
+            event["user"] = "alice".into();
+            event["success"] = "no boolean".into();
+            event
+        })
+        .collect();
+    rig.append(odd.clone());
+    let is_raw = |operation: &str| operation.starts_with("{\"_refused");
+    rig.elasticsearch().add_rule(move |operation| {
+        let source = std::str::from_utf8(operation.source).unwrap();
+        is_raw(source).then(Refusal::mapping_failure)
+    });
+    let output = rig.run_to(0, &backfill(5, 1));
+    let said = "done: 203 documents created (3 in safe form), 0 were there already, 0 dead letters";
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    let line = line_with(&output.stderr, "stored in safe form").expect("it is said");
+    assert!(line.contains("documents=3") && line.contains("document_parsing_exception"));
+    assert!(!output.stderr.contains(&Refusal::mapping_failure().reason));
+
+    let (stored, _) = rig.stored();
+    assert_eq!(stored.len(), 203);
+    for event in &odd {
+        let key = rig.key(&events::encode(event, Id::OfEvent));
+        let mut expected = event.clone();
+        let members = expected.as_object_mut().unwrap();
+        members.remove(REFUSED_KEY);
+        members.remove("success");
+        members.insert("event_indexer.raw".into(), event.to_string().into());
+        let Refusal {
+            error_type, reason, ..
+        } = Refusal::mapping_failure();
+        members.insert("event_indexer.refused.type".into(), error_type.into());
+        members.insert("event_indexer.refused.reason".into(), reason.into());
+        assert_eq!(stored.get(&key), Some(&expected));
+    }
+
+    // Read again they are refused again, and found in safe form.
+    let mut again = backfill(5, 1);
+    again.push("--again".into());
+    rig.run_to(0, &again);
+    let counts = rig.backfill().counts;
+    assert_eq!(
+        (counts.created, counts.safe_form, counts.already_there),
+        (0, 0, 203)
     );
 }
 

@@ -1,4 +1,4 @@
-//! Odd events: each is a document equal to it, or a dead letter with its reason.
+//! Odd events: each is a document equal to it, or its safe form with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,9 +23,11 @@ const INVENTED: u64 = 2_000;
 /// What became of a log.
 #[derive(Debug, PartialEq, Eq)]
 struct Fates {
+    /// As they were.
     documents: usize,
-    /// By error type.
-    dead_letters: BTreeMap<String, usize>,
+    /// By the type of the error for which they are in safe form.
+    safe_forms: BTreeMap<String, usize>,
+    dead_letters: usize,
 }
 
 #[test]
@@ -34,8 +36,8 @@ fn odd_events_on_the_newest_elasticsearch() {
         return;
     };
     // One has a member `_id`, which Elasticsearch keeps for itself.
-    let dead_letters = [("document_parsing_exception".to_owned(), 1)];
-    check(elasticsearch, Api::Export, dead_letters.into());
+    let safe_forms = [("document_parsing_exception".to_owned(), 1)];
+    check(elasticsearch, Api::Export, safe_forms.into());
 }
 
 #[test]
@@ -45,20 +47,21 @@ fn odd_events_on_the_oldest_elasticsearch() {
     };
     // `_id` again, and before 8.11 no object can be where a text is mapped: `target` of the locks
     // in a fixture and among the invented events.
-    let dead_letters = [("mapper_parsing_exception".to_owned(), 3)];
-    check(elasticsearch, Api::Search, dead_letters.into());
+    let safe_forms = [("mapper_parsing_exception".to_owned(), 3)];
+    check(elasticsearch, Api::Search, safe_forms.into());
 }
 
-fn check(elasticsearch: &Elasticsearch, api: Api, dead_letters: BTreeMap<String, usize>) {
+fn check(elasticsearch: &Elasticsearch, api: Api, safe_forms: BTreeMap<String, usize>) {
     install("e2e-odd", elasticsearch);
     let log = fixtures_and_invented();
     let Some(fates) = serve("e2e-odd-fixtures", &log, elasticsearch, api) else {
         return;
     };
-    let documents = log.len() - dead_letters.values().sum::<usize>();
+    let documents = log.len() - safe_forms.values().sum::<usize>();
     let expected = Fates {
         documents,
-        dead_letters,
+        safe_forms,
+        dead_letters: 0,
     };
     assert_eq!(fates, expected);
 
@@ -78,6 +81,7 @@ fn check(elasticsearch: &Elasticsearch, api: Api, dead_letters: BTreeMap<String,
             log.len()
         )
         .expect("stderr takes a line");
+        assert_eq!(fates.map_or(0, |fates| fates.dead_letters), 0);
     }
 }
 
@@ -171,7 +175,7 @@ fn readable(line: &str, now: DateTime<Utc>) -> Result<Value, &'static str> {
 /// Serves a log and says what became of it. `None` where it cannot be served.
 ///
 /// # Panics
-/// If an event is neither a document equal to it nor a dead letter.
+/// If an event is neither a document equal to it, its safe form nor a dead letter.
 fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -> Option<Fates> {
     let directory = scratch("odd");
     let path = directory.path().join("events.jsonl");
@@ -219,11 +223,10 @@ fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -
     let code = if letters.is_empty() { 0 } else { 1 };
     assert_eq!(output.code, Some(code), "{}", output.stderr);
 
-    let mut by_error_type = BTreeMap::new();
+    let mut safe_forms = BTreeMap::new();
     let mut refused = BTreeSet::new();
     for letter in letters {
         assert!(!letter.reason.is_empty(), "{letter:?}");
-        *by_error_type.entry(letter.error_type).or_default() += 1;
         refused.insert((letter.index_name, letter.document_id));
     }
     let documents = journey.documents();
@@ -236,6 +239,11 @@ fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -
         let key = (encoded.index_name.to_string(), encoded.id.to_string());
         assert_eq!(key.0, journey.index_of(event));
         match documents.get(&key) {
+            Some(source) if source.get(REFUSED_TYPE).is_some() => {
+                assert_safe_form(source, event);
+                let error_type = source[REFUSED_TYPE].as_str().expect("it is a text");
+                *safe_forms.entry(error_type.to_owned()).or_default() += 1;
+            }
             Some(source) => {
                 let source = same_form(source.clone());
                 assert_eq!(source, same_form(event.clone()));
@@ -245,10 +253,30 @@ fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -
         }
     }
     assert_eq!(documents.len() + refused.len(), served.len());
+    let n_safe_forms: usize = safe_forms.values().sum();
     Some(Fates {
-        documents: documents.len(),
-        dead_letters: by_error_type,
+        documents: documents.len() - n_safe_forms,
+        safe_forms,
+        dead_letters: refused.len(),
     })
+}
+
+const REFUSED_TYPE: &str = "event_indexer.refused.type";
+
+/// Checks that a document holds the whole event, and what people search by where they look for it.
+fn assert_safe_form(document: &Value, event: &Value) {
+    let raw = document["event_indexer.raw"].as_str().expect("a text");
+    let raw: Value = serde_json::from_str(raw).expect("the document as it was");
+    assert_eq!(same_form(raw), same_form(event.clone()));
+    let time = |document: &Value| {
+        DateTime::parse_from_rfc3339(document["time"].as_str().expect("a text")).expect("a time")
+    };
+    assert_eq!(time(document), time(event));
+    for name in ["event", "code", "uid", "user"] {
+        if event[name].is_string() {
+            assert_eq!(document[name], event[name], "{name}");
+        }
+    }
 }
 
 /// Events as a protobuf Struct has them, in an order that does not depend on where they come from.
