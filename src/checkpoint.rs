@@ -39,17 +39,21 @@ mod run;
 mod schema;
 mod storage;
 mod summary;
+mod whole;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 pub use commit::{Committed, Counts, Step};
-pub use dead_letter::{DeadLetter, DeadLetterEntry, DeadLetterError, DocumentForm, Stored};
+pub use dead_letter::{
+    DeadLetter, DeadLetterEntry, DeadLetterError, DeadLetterFilter, DeadLetterPage, DocumentForm,
+    PagePlace, Stored,
+};
 pub use error::CheckpointError;
 pub use export::{Chunk, Listed};
 pub use gap::Gap;
@@ -57,6 +61,7 @@ pub use lock::{Holder, LockError, Role, RoleLock};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};
 pub use storage::StorageError;
 pub use summary::{DeadLetterSummary, FoundGap, RunSummary, Summary};
+pub use whole::{BackupError, ResetError, reset};
 
 use error::{Failure, classify};
 use schema::Format;
@@ -183,17 +188,20 @@ impl Checkpoint {
         self.transact(TransactionBehavior::Deferred, doing, look)
     }
 
+    /// A panic within a transaction has rolled it back: the connection is as good as before.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn transact<T, E: From<CheckpointError>>(
         &self,
         behavior: TransactionBehavior,
         doing: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure<E>>,
     ) -> Result<T, E> {
-        // A panic within a transaction has rolled it back: the connection is as good as before.
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection();
         let done = connection
             .transaction_with_behavior(behavior)
             .map_err(Failure::Sqlite)
@@ -460,7 +468,12 @@ mod tests {
                 directory.path().join(FILE_NAME).display()
             )
         );
-        assert!(checkpoint.dead_letters(9).unwrap().is_empty());
+        assert!(
+            checkpoint
+                .dead_letters(&DeadLetterFilter::default(), 9)
+                .unwrap()
+                .is_empty()
+        );
         let committed = checkpoint.commit(run, &[PAGE], &Counts::default()).unwrap();
         assert_eq!(committed.position_ms, 3000);
     }

@@ -3,6 +3,7 @@
 //! [`keys`](crate::config::keys) and are declared there alone.
 
 mod command;
+mod dead_letters;
 
 use std::ffi::OsString;
 use std::io;
@@ -19,7 +20,7 @@ use crate::config::sources::FlagSetting;
 use crate::config::values::parse_time;
 use crate::output;
 
-pub use self::command::{Backfill, Command, Demo, DemoApi, DemoPart};
+pub use self::command::{Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, State};
 
 /// What the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,9 +105,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Exi
     let mut program = program();
     let matches = program.try_get_matches_from_mut(args)?;
     let (name, matches) = matches.subcommand().expect("clap requires a command");
-    let command = command(name, matches).map_err(|problem| {
+    // Some have commands of their own; the flags are those of the innermost.
+    let (inner_name, matches) = matches.subcommand().unwrap_or((name, matches));
+    let command = command(name, inner_name, matches).map_err(|problem| {
         let command = program.find_subcommand_mut(name);
-        let command = command.expect("clap has just found it");
+        let mut command = command.expect("clap has just found it");
+        if inner_name != name {
+            let inner = command.find_subcommand_mut(inner_name);
+            command = inner.expect("clap has just found it");
+        }
         Exit::from(command.error(ErrorKind::ValueValidation, problem))
     })?;
     Ok(Invocation {
@@ -116,7 +123,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Exi
     })
 }
 
-fn command(name: &str, matches: &ArgMatches) -> Result<Command, String> {
+fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command, String> {
     Ok(match name {
         "install" => Command::Install {
             dry_run: matches.get_flag("dry-run"),
@@ -142,6 +149,8 @@ fn command(name: &str, matches: &ArgMatches) -> Result<Command, String> {
         "status" => Command::Status {
             json: matches.get_flag("json"),
         },
+        "dead-letters" => return dead_letters::dead_letters(inner_name, matches),
+        "state" => return dead_letters::state(inner_name, matches),
         "check" => Command::Check {
             show_config: matches.get_flag("show-config"),
         },
@@ -215,6 +224,8 @@ fn program() -> clap::Command {
             start_command(),
             backfill_command(),
             status_command(),
+            dead_letters::dead_letters_command(),
+            dead_letters::state_command(),
             check_command(),
             demo_command(),
             clap::Command::new("version").about("Print the version"),

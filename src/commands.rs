@@ -8,11 +8,13 @@ use crate::telemetry;
 
 mod backfill;
 mod check;
+mod dead_letters;
 mod demo;
 mod dry_run;
 mod install;
 mod mend;
 mod start;
+mod state;
 mod status;
 mod transfer;
 
@@ -144,6 +146,10 @@ async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Resul
             dry_run,
         } => Box::pin(start::start(config, exit_on_last_event, dry_run, &shutdown)).await,
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
+        Command::DeadLetters(command) => {
+            Box::pin(dead_letters::dead_letters(config, command, &shutdown)).await
+        }
+        Command::State(command) => state::state(&config, &command),
         Command::Status { json } => status::status(&config, json),
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
         Command::Demo(demo) => Box::pin(demo::demo(demo, &shutdown)).await,

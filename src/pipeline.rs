@@ -71,6 +71,12 @@ pub trait Sink: Send + Sync + 'static {
     ) -> impl Future<Output = delivery::Attempt> + Send;
 }
 
+impl<K: Sink> Sink for Arc<K> {
+    async fn send(&self, body: Bytes, operations: usize) -> delivery::Attempt {
+        K::send(self, body, operations).await
+    }
+}
+
 /// What one read of the source gave.
 #[derive(Debug)]
 pub struct Page {

@@ -1,5 +1,7 @@
 //! The dead-letter store: documents that Elasticsearch refused for good.
 
+mod selection;
+
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Transaction, named_params};
 use thiserror::Error;
@@ -7,6 +9,8 @@ use thiserror::Error;
 use super::error::Failure;
 use super::run::RunId;
 use super::{Checkpoint, CheckpointError, signed, unsigned};
+
+pub use self::selection::{DeadLetterFilter, DeadLetterPage, PagePlace};
 
 /// A document that Elasticsearch refused for good, or an event that could not become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +124,10 @@ pub struct DeadLetterEntry {
     pub index_name: String,
     /// The event's type.
     pub event_type: String,
+    /// The event's time in milliseconds since 1970, if it has a usable one.
+    pub time_ms: Option<i64>,
+    /// The HTTP status of the refusal; `None` if it never came to Elasticsearch.
+    pub status: Option<u16>,
     /// Elasticsearch's error type, or a code of ours.
     pub error_type: String,
     /// Elasticsearch's reason, or ours.
@@ -158,34 +166,6 @@ impl Checkpoint {
                 count,
                 bytes,
             })
-        })
-    }
-
-    /// The newest dead letters, at most `limit` of them.
-    ///
-    /// # Errors
-    /// If the state file cannot be read.
-    pub fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetterEntry>, CheckpointError> {
-        self.read("list the dead letters", |transaction| {
-            let entries = transaction
-                .prepare_cached(
-                    "SELECT document_id, index_name, event_type, error_type, reason,
-                         first_seen_ms, bytes
-                     FROM dead_letters ORDER BY first_seen_ms DESC, rowid DESC LIMIT ?1",
-                )?
-                .query_map([limit], |row| {
-                    Ok(DeadLetterEntry {
-                        document_id: row.get(0)?,
-                        index_name: row.get(1)?,
-                        event_type: row.get(2)?,
-                        error_type: row.get(3)?,
-                        reason: row.get(4)?,
-                        first_seen_ms: row.get(5)?,
-                        bytes: row.get(6).map(unsigned)?,
-                    })
-                })?
-                .collect::<Result<_, _>>()?;
-            Ok(entries)
         })
     }
 }
@@ -259,6 +239,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::open(directory.path()).unwrap();
         let run = checkpoint.daemon_run("example", || 0).unwrap().0.id;
+        let any = DeadLetterFilter::default();
         let put = |letters: &[DeadLetter], cap| checkpoint.insert_dead_letters(run, letters, cap);
 
         let first = [letter("a", "{}", "x", 100), letter("b", "{}", "y", 200)];
@@ -285,10 +266,10 @@ mod tests {
                  drop documents"
             )
         );
-        assert_eq!(checkpoint.dead_letters(9).unwrap().len(), 2);
+        assert_eq!(checkpoint.dead_letters(&any, 9).unwrap().len(), 2);
         assert_eq!(put(&more[..1], cap).unwrap().new, 1);
 
-        let list = checkpoint.dead_letters(2).unwrap();
+        let list = checkpoint.dead_letters(&any, 2).unwrap();
         let ids: Vec<_> = list
             .iter()
             .map(|entry| (entry.document_id.as_str(), entry.first_seen_ms))

@@ -3,7 +3,7 @@
 //! The lock ends with the process, however that ends; the file stays and means nothing by itself.
 
 use std::fmt;
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +41,12 @@ impl Role {
         Self::Backfill {
             hash: hex.collect(),
         }
+    }
+
+    fn of_backfill_file(name: &str) -> Option<Self> {
+        let hash = name.strip_prefix("backfill-")?.strip_suffix(".lock")?;
+        let hash = hash.to_owned();
+        Some(Self::Backfill { hash })
     }
 
     fn file_name(&self) -> String {
@@ -176,6 +182,25 @@ impl RoleLock {
         file.set_len(0).map_err(failed)?;
         file.write_all(text.as_bytes()).map_err(failed)?;
         Ok(Self { file })
+    }
+
+    /// Takes every role that any process has ever had in `storage`, so that nobody works there.
+    ///
+    /// # Errors
+    /// As [`RoleLock::acquire`], for the first that is held.
+    pub(super) fn acquire_all(storage: &Path) -> Result<Vec<Self>, LockError> {
+        let mut held = vec![Self::acquire(storage, &Role::Daemon)?];
+        let failed = |source| LockError::Lock {
+            path: storage.to_owned(),
+            source,
+        };
+        for entry in fs::read_dir(storage).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if let Some(role) = name.to_str().and_then(Role::of_backfill_file) {
+                held.push(Self::acquire(storage, &role)?);
+            }
+        }
+        Ok(held)
     }
 
     /// Tells who has a role in `storage` now; `None` if nobody has.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
+use crate::checkpoint::DeadLetterFilter;
 use crate::config::{HostUrl, Needs};
 
 /// What to do.
@@ -31,6 +32,10 @@ pub enum Command {
         /// As JSON.
         json: bool,
     },
+    /// Look after documents that Elasticsearch refused.
+    DeadLetters(DeadLetters),
+    /// Look after the state file.
+    State(State),
     /// Prove configuration and both ends.
     Check {
         /// Print the configuration in effect.
@@ -67,7 +72,12 @@ impl Command {
                 elasticsearch: true,
                 ..Needs::default()
             },
-            Self::Status { .. } => Needs {
+            Self::DeadLetters(DeadLetters::Retry(_)) => Needs {
+                elasticsearch: true,
+                storage: true,
+                ..Needs::default()
+            },
+            Self::Status { .. } | Self::DeadLetters(_) | Self::State(_) => Needs {
                 storage: true,
                 ..Needs::default()
             },
@@ -87,6 +97,50 @@ pub struct Backfill {
     pub again: bool,
     /// Read, but neither write documents nor move the checkpoint.
     pub dry_run: bool,
+}
+
+/// What to do with documents that Elasticsearch refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeadLetters {
+    /// List them.
+    List {
+        /// Which.
+        filter: DeadLetterFilter,
+        /// How many at most, the newest first.
+        limit: u32,
+        /// As JSON.
+        json: bool,
+    },
+    /// Show one.
+    Show {
+        /// The document's id.
+        id: String,
+        /// With the document.
+        payload: bool,
+    },
+    /// Send them again.
+    Retry(DeadLetterFilter),
+    /// Write them as NDJSON.
+    Export {
+        /// Which.
+        filter: DeadLetterFilter,
+        /// A new file; stdout if `None`.
+        output: Option<PathBuf>,
+    },
+    /// Delete them.
+    Drop(DeadLetterFilter),
+}
+
+/// What to do with the state file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Copy it.
+    Backup {
+        /// A new file.
+        file: PathBuf,
+    },
+    /// Move it aside.
+    Reset,
 }
 
 /// What the demonstration is made of.

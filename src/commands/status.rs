@@ -1,5 +1,7 @@
 //! `status`: how far the audit log is indexed, from the state file.
 
+use std::path::Path;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
@@ -10,12 +12,8 @@ use crate::output;
 
 pub(super) fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
     let storage = config.storage.as_ref().expect("the command needs it");
-    let Some(checkpoint) = Checkpoint::open_existing_read_only(storage)? else {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "there is no state in {}: nothing has been started with this storage",
-            storage.display()
-        )));
-    };
+    let checkpoint =
+        Checkpoint::open_existing_read_only(storage)?.ok_or_else(|| no_state(storage))?;
     let summary = checkpoint.summary()?;
     let daemon = RoleLock::holder(storage, &Role::Daemon)?;
     let now_ms = Utc::now().timestamp_millis();
@@ -28,7 +26,14 @@ pub(super) fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn time(ms: i64) -> String {
+pub(super) fn no_state(storage: &Path) -> Failure {
+    Failure::Failed(anyhow::anyhow!(
+        "there is no state in {}: nothing has been started with this storage",
+        storage.display()
+    ))
+}
+
+pub(super) fn time(ms: i64) -> String {
     DateTime::from_timestamp_millis(ms).map_or_else(
         || ms.to_string(),
         |time| time.to_rfc3339_opts(SecondsFormat::Secs, true),

@@ -28,8 +28,9 @@ pub struct Operation {
     pub source_start: usize,
     /// Byte offset behind the document line's newline.
     pub end: usize,
-    /// The page which the document's event came with.
-    pub page: PageNumber,
+    /// The page which the document's event came with; `None` for a document that lay in the state
+    /// file, whose page has settled.
+    pub page: Option<PageNumber>,
     /// Where the document goes.
     pub index_name: Arc<str>,
     /// The document's `_id`.
@@ -54,7 +55,60 @@ pub struct Batch {
     pub probe: Option<Arc<str>>,
 }
 
+/// A document that lay in the state file, to be sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// Where it goes.
+    pub index_name: String,
+    /// Its `_id`.
+    pub id: DocumentId,
+    /// The event's time, ms since 1970.
+    pub time_ms: i64,
+    /// It is in safe form.
+    pub is_safe_form: bool,
+    /// Its JSON, one line.
+    pub source: Vec<u8>,
+}
+
 impl Batch {
+    /// A batch of documents that lay in the state file.
+    pub fn of_stored(documents: &[StoredDocument]) -> Batch {
+        let mut body = Vec::with_capacity(documents.iter().map(|d| d.source.len() + 100).sum());
+        let mut operations = Vec::with_capacity(documents.len());
+        for document in documents {
+            let StoredDocument {
+                index_name,
+                id,
+                time_ms,
+                is_safe_form,
+                source,
+            } = document;
+            let start = body.len();
+            // A legal name holds nothing that JSON would have to escape.
+            let action =
+                format!("{{\"create\":{{\"_index\":\"{index_name}\",\"_id\":\"{id}\"}}}}\n");
+            body.extend_from_slice(action.as_bytes());
+            let source_start = body.len();
+            body.extend_from_slice(source);
+            body.push(b'\n');
+            operations.push(Operation {
+                start,
+                source_start,
+                end: body.len(),
+                page: None,
+                index_name: index_name.as_str().into(),
+                id: *id,
+                time_ms: *time_ms,
+                is_safe_form: *is_safe_form,
+            });
+        }
+        Batch {
+            body: body.into(),
+            operations,
+            ..Batch::default()
+        }
+    }
+
     /// The document line of an operation, without its newline.
     pub fn source(&self, operation: &Operation) -> Bytes {
         self.body.slice(operation.source_start..operation.end - 1)
@@ -257,7 +311,7 @@ mod tests {
                 start,
                 source_start,
                 end,
-                page: page(),
+                page: Some(page()),
                 index_name: "i".into(),
                 id: DocumentId::of_own(0, &[document.as_bytes()]),
                 time_ms: 0,

@@ -134,7 +134,7 @@ mod tests {
                 start,
                 source_start: start + 3,
                 end: body.len(),
-                page: Progress::<(), ()>::default().take(Lane(0), None, ()),
+                page: Some(Progress::<(), ()>::default().take(Lane(0), None, ())),
                 index_name: (*index).into(),
                 id: DocumentId::of_own(0, &[]),
                 time_ms: 0,

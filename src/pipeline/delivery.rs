@@ -105,7 +105,7 @@ impl InFlight {
 /// What bringing a batch to its end came to.
 #[derive(Debug, Default)]
 pub struct Delivered {
-    /// Documents of each page that have settled.
+    /// Documents of each page that have settled; those that lay in the state file have none.
     pub settled: Vec<(PageNumber, usize)>,
     /// Stored by us just now.
     pub created: u64,
@@ -113,8 +113,8 @@ pub struct Delivered {
     pub safe_form: u64,
     /// Stored before.
     pub already_there: u64,
-    /// Kept in the dead-letter store.
-    pub dead_letters: u64,
+    /// Kept in the dead-letter store, by id and index.
+    pub dead_letters: Vec<(String, String)>,
     /// Bytes of the documents that were created.
     pub document_bytes: u64,
     /// Documents that cannot be stored for now, and why.
@@ -131,7 +131,8 @@ impl Delivered {
         self.settle(operation.page);
     }
 
-    fn settle(&mut self, page: PageNumber) {
+    fn settle(&mut self, page: Option<PageNumber>) {
+        let Some(page) = page else { return };
         match self.settled.last_mut() {
             Some((last, count)) if *last == page => *count += 1,
             _ => self.settled.push((page, 1)),
@@ -166,7 +167,10 @@ impl<K: Sink> Delivery<K> {
             probe: batch.probe.clone(),
             ..Delivered::default()
         };
-        let mut letters: Vec<(PageNumber, DeadLetter)> = std::mem::take(&mut batch.unconverted);
+        let unconverted = std::mem::take(&mut batch.unconverted).into_iter();
+        let mut letters: Vec<(Option<PageNumber>, DeadLetter)> = unconverted
+            .map(|(page, letter)| (Some(page), letter))
+            .collect();
         let mut blocked: Vec<(Batch, Fault)> = Vec::new();
         let mut first_refused = None;
         let mut parts = vec![batch];
@@ -290,7 +294,11 @@ impl<K: Sink> Delivery<K> {
     }
 
     /// Puts letters into the store; waits for ever where it cannot.
-    async fn keep(&self, letters: Vec<(PageNumber, DeadLetter)>, delivered: &mut Delivered) {
+    async fn keep(
+        &self,
+        letters: Vec<(Option<PageNumber>, DeadLetter)>,
+        delivered: &mut Delivered,
+    ) {
         if letters.is_empty() {
             return;
         }
@@ -328,8 +336,9 @@ impl<K: Sink> Delivery<K> {
         }
         for page in pages {
             delivered.settle(page);
-            delivered.dead_letters += 1;
         }
+        let key = |letter: &DeadLetter| (letter.document_id.clone(), letter.index_name.clone());
+        delivered.dead_letters = letters.iter().map(key).collect();
         // One line a batch, however many there are; `status` counts them by error type.
         let first = &letters[0];
         warn!(
@@ -353,7 +362,7 @@ struct Sorted {
     /// To be sent in safe form.
     refused: Vec<(Operation, Refusal)>,
     /// In safe form too.
-    refused_for_good: Vec<(PageNumber, DeadLetter)>,
+    refused_for_good: Vec<(Option<PageNumber>, DeadLetter)>,
 }
 
 fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sorted {

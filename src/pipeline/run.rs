@@ -303,7 +303,7 @@ impl<K: Sink> Loop<K> {
             start,
             source_start,
             end,
-            page,
+            page: Some(page),
             index_name,
             id,
             time_ms,
@@ -344,6 +344,7 @@ impl<K: Sink> Loop<K> {
             document_bytes,
             ..
         } = delivered;
+        let dead_letters = dead_letters.len() as u64;
         for (page, documents) in settled {
             if let Some((lane, step)) = self.progress.settle(page, documents) {
                 self.steps.insert(lane, step);

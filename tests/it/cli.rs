@@ -51,14 +51,16 @@ fn help() {
     Usage: teleport-event-indexer [OPTIONS] <COMMAND>
 
     Commands:
-      install   Put index template and lifecycle policy into Elasticsearch; safe to repeat
-      start     Follow the audit log
-      backfill  Index a closed range of time; beside a daemon if there is one, and resumable
-      status    Say how far the audit log is indexed, and what is missing
-      check     Prove the configuration and both ends before anything runs
-      demo      Show it all on this machine: invented events, stand-ins for both ends
-      version   Print the version
-      help      Print this message or the help of the given subcommand(s)
+      install       Put index template and lifecycle policy into Elasticsearch; safe to repeat
+      start         Follow the audit log
+      backfill      Index a closed range of time; beside a daemon if there is one, and resumable
+      status        Say how far the audit log is indexed, and what is missing
+      dead-letters  Look after documents that Elasticsearch refused
+      state         Back up or reset the state file
+      check         Prove the configuration and both ends before anything runs
+      demo          Show it all on this machine: invented events, stand-ins for both ends
+      version       Print the version
+      help          Print this message or the help of the given subcommand(s)
 
     Options:
       -c, --config <FILE>  Configuration file in TOML [env: EVENT_INDEXER_CONFIG]
@@ -95,6 +97,8 @@ fn each_command_has_help_that_names_its_flags() {
             &["--from", "--to", "--again", "--dry-run", "--storage"],
         ),
         ("status", &["--json", "--storage"]),
+        ("dead-letters", &["list", "show", "retry", "export", "drop"]),
+        ("state", &["backup", "reset"]),
         ("check", &["--show-config", "--teleport-addr"]),
         (
             "demo",

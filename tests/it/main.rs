@@ -4,6 +4,7 @@ mod bindings;
 mod boundaries;
 mod cli;
 mod crash;
+mod dead_letters;
 mod demo;
 mod document;
 mod dry_run;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Days, TimeDelta, Utc};
 use serde_json::{Value, json};
-use teleport_event_indexer::checkpoint::Checkpoint;
+use teleport_event_indexer::checkpoint::{Checkpoint, DeadLetterFilter};
 use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::{Encoder, IndexPattern};
 
@@ -219,7 +219,9 @@ fn serve(prefix: &str, log: &[Value], elasticsearch: &Elasticsearch, api: Api) -
 
     let state = Checkpoint::open_existing_read_only(&journey.indexer.directory().join("state"));
     let state = state.expect("the state can be read").expect("there is one");
-    let letters = state.dead_letters(u32::MAX).expect("the state can be read");
+    let letters = state
+        .dead_letters(&DeadLetterFilter::default(), u32::MAX)
+        .expect("the state can be read");
     let code = if letters.is_empty() { 0 } else { 1 };
     assert_eq!(output.code, Some(code), "{}", output.stderr);
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Days, SecondsFormat, Utc};
 use serde_json::{Value, json};
-use teleport_event_indexer::checkpoint::{Checkpoint, RunKind, RunSummary, Summary};
+use teleport_event_indexer::checkpoint::{
+    Checkpoint, DeadLetterFilter, RunKind, RunSummary, Summary,
+};
 use teleport_event_indexer::demo::auth::{AuthControl, AuthOptions, StandInAuth};
 use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use teleport_event_indexer::demo::elastic::{
@@ -278,7 +280,9 @@ batch-age = "20ms"
     fn dead_letters(&self) -> BTreeSet<Key> {
         let checkpoint = Checkpoint::open_existing_read_only(&self.storage());
         let checkpoint = checkpoint.expect("it can be read").expect("it is there");
-        let letters = checkpoint.dead_letters(1_000_000).expect("they are there");
+        let letters = checkpoint
+            .dead_letters(&DeadLetterFilter::default(), 1_000_000)
+            .expect("they are there");
         let keys = letters.into_iter();
         keys.map(|letter| (letter.index_name, letter.document_id))
             .collect()
