@@ -29,6 +29,7 @@
 //! All functions here block, for a disk's `fsync` at most as a rule; call them on a thread that
 //! may block.
 
+mod blocked;
 mod commit;
 mod dead_letter;
 mod error;
@@ -49,6 +50,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+pub use blocked::{BlockedDocument, BlockedError, WaitingDocument};
 pub use commit::{Committed, Counts, Step};
 pub use dead_letter::{
     DeadLetter, DeadLetterEntry, DeadLetterError, DeadLetterFilter, DeadLetterPage, DocumentForm,
@@ -60,7 +62,7 @@ pub use gap::Gap;
 pub use lock::{Holder, LockError, Role, RoleLock};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};
 pub use storage::StorageError;
-pub use summary::{DeadLetterSummary, FoundGap, RunSummary, Summary};
+pub use summary::{BlockedSummary, DeadLetterSummary, FoundGap, RunSummary, Summary};
 pub use whole::{BackupError, ResetError, reset};
 
 use error::{Failure, classify};

@@ -72,6 +72,8 @@ pub struct Config {
     pub grace_period: Duration,
     /// Most bytes of the dead-letter store.
     pub dead_letter_bytes: u64,
+    /// Most bytes of documents of blocked indices that wait in the state file.
+    pub blocked_bytes: u64,
     /// What the program says while it runs.
     pub log: LogConfig,
     /// How to reach Teleport; present if needed or complete.
@@ -199,6 +201,7 @@ impl Config {
                 values::duration(Duration::ZERO, Duration::from_hours(1)),
             ),
             dead_letter_bytes: r.value(&keys::DEAD_LETTER_BYTES, values::bytes(4 << 10, 1 << 40)),
+            blocked_bytes: r.value(&keys::BLOCKED_BYTES, values::bytes(0, 1 << 40)),
             log: LogConfig {
                 format: r.value(&keys::LOG_FORMAT, log_format),
                 level: r.value(&keys::LOG_LEVEL, values::log_level),

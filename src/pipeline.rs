@@ -2,8 +2,8 @@
 //!
 //! Five invariants, and the reason that this program exists:
 //!
-//! 1. The checkpoint never moves past an event that is neither in Elasticsearch nor in the
-//!    dead-letter store.
+//! 1. The checkpoint never moves past an event that is neither in Elasticsearch nor in the state
+//!    file: as a dead letter, or waiting there for a blocked index.
 //! 2. Every page carries the step which it reaches. Skipped and filtered events move the position
 //!    too, so a page of only skipped events makes progress.
 //! 3. Sending an event again gives the same `_id` in the same index; "already there" is success.
@@ -20,6 +20,7 @@
 //! | the source's readers | end; their senders drop | retried inside; a source that gives up ends the run |
 //! | the loop (this module) | drains: sends and settles what it has, within the grace period | ends the run |
 //! | one per bulk request | goes on until its documents settle or grace runs out | retried inside, for ever |
+//! | documents of a blocked index on their way to the disk | goes on; what is not written is read again | said, tried again |
 //! | the commit | finishes | ends the run: a checkpoint that cannot be written is no checkpoint |
 
 use std::error::Error;
@@ -179,6 +180,8 @@ pub struct Settings {
     pub grace_period: Duration,
     /// Bytes that the dead-letter store may hold.
     pub dead_letter_bytes: u64,
+    /// Bytes of documents of blocked indices that may wait in the state file.
+    pub blocked_bytes: u64,
 }
 
 /// Why a run ended before its time.

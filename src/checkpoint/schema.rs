@@ -124,9 +124,30 @@ CREATE TRIGGER dead_letter_dropped AFTER DELETE ON dead_letters BEGIN
 END;
 ";
 
-/// Counts the documents in safe form.
+/// Counts the documents in safe form; keeps those of blocked indices.
 const FORMAT_2: &str = "
 ALTER TABLE runs ADD COLUMN safe_form INTEGER NOT NULL DEFAULT 0;
+
+ALTER TABLE state ADD COLUMN blocked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN blocked_bytes INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE blocked (
+    id INTEGER PRIMARY KEY,
+    run_id INTEGER NOT NULL REFERENCES runs (id),
+    index_name TEXT NOT NULL,
+    document_id TEXT NOT NULL,
+    time_ms INTEGER NOT NULL,
+    safe_form INTEGER NOT NULL CHECK (safe_form IN (0, 1)),
+    bytes INTEGER NOT NULL,
+    document BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX blocked_identity ON blocked (index_name, document_id);
+CREATE INDEX blocked_by_index ON blocked (index_name, id);
+CREATE TRIGGER blocked_added AFTER INSERT ON blocked BEGIN
+    UPDATE state SET blocked = blocked + 1, blocked_bytes = blocked_bytes + new.bytes;
+END;
+CREATE TRIGGER blocked_dropped AFTER DELETE ON blocked BEGIN
+    UPDATE state SET blocked = blocked - 1, blocked_bytes = blocked_bytes - old.bytes;
+END;
 ";
 
 /// Reads whose file it is and which format it has; changes nothing.

@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::commit::Counts;
 use super::gap::{self, Gap};
 use super::run::{self, COUNT_COLUMNS, RunId, RunKind, SourceMode};
-use super::{Checkpoint, CheckpointError, dead_letter, unsigned};
+use super::{Checkpoint, CheckpointError, blocked, dead_letter, unsigned};
 
 /// How many gaps [`Summary`] names; it counts all.
 const NEWEST_GAPS: u32 = 5;
@@ -23,6 +23,8 @@ pub struct Summary {
     pub newest_gaps: Vec<FoundGap>,
     /// The dead-letter store.
     pub dead_letters: DeadLetterSummary,
+    /// Documents that wait here because their index is blocked.
+    pub blocked: BlockedSummary,
 }
 
 /// A run in short.
@@ -72,6 +74,17 @@ pub struct DeadLetterSummary {
     pub by_error_type: Vec<(String, u64)>,
 }
 
+/// Documents of blocked indices in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockedSummary {
+    /// How many wait here.
+    pub count: u64,
+    /// How many bytes they hold, as their cap counts them.
+    pub bytes: u64,
+    /// Documents by index, the most first.
+    pub by_index: Vec<(String, u64)>,
+}
+
 impl Checkpoint {
     /// The state file in short. Reads one consistent state beside whoever writes.
     ///
@@ -80,6 +93,7 @@ impl Checkpoint {
     pub fn summary(&self) -> Result<Summary, CheckpointError> {
         self.read("read the summary", |transaction| {
             let (count, bytes) = dead_letter::totals(transaction)?;
+            let (blocked, blocked_bytes) = blocked::totals(transaction)?;
             Ok(Summary {
                 cluster: transaction
                     .query_row("SELECT cluster FROM state", [], |row| row.get(0))?,
@@ -92,6 +106,11 @@ impl Checkpoint {
                     count,
                     bytes,
                     by_error_type: by_error_type(transaction)?,
+                },
+                blocked: BlockedSummary {
+                    count: blocked,
+                    bytes: blocked_bytes,
+                    by_index: by_index(transaction)?,
                 },
             })
         })
@@ -152,6 +171,16 @@ fn by_error_type(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<(String,
         .prepare_cached(
             "SELECT error_type, count(*) FROM dead_letters GROUP BY error_type
              ORDER BY count(*) DESC, error_type",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?
+        .collect()
+}
+
+fn by_index(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<(String, u64)>> {
+    transaction
+        .prepare_cached(
+            "SELECT index_name, count(*) FROM blocked GROUP BY index_name
+             ORDER BY count(*) DESC, index_name",
         )?
         .query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?
         .collect()

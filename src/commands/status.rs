@@ -60,6 +60,16 @@ fn as_text(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> String {
             gap.reason, gap.detail
         ));
     }
+    let blocked = &summary.blocked;
+    if blocked.count > 0 {
+        lines.push(format!(
+            "blocked        {} ({} bytes) wait for their index",
+            blocked.count, blocked.bytes
+        ));
+    }
+    for (index, count) in &blocked.by_index {
+        lines.push(format!("  {count} × {index}"));
+    }
     let letters = &summary.dead_letters;
     lines.push(format!(
         "dead letters   {} ({} bytes)",
@@ -156,6 +166,12 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
         json!({"reason": gap.reason, "from": time(gap.from_ms), "to": time(gap.to_ms),
             "detail": gap.detail})
     });
+    let blocked = &summary.blocked;
+    let by_index: serde_json::Map<String, Value> = blocked
+        .by_index
+        .iter()
+        .map(|(index, n)| (index.clone(), (*n).into()))
+        .collect();
     let letters = &summary.dead_letters;
     let by_type: serde_json::Map<String, Value> = letters
         .by_error_type
@@ -167,6 +183,7 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
         "daemon": daemon.map(|Holder { pid, host }| json!({"pid": pid, "host": host})),
         "runs": runs.collect::<Vec<_>>(),
         "gaps": {"count": summary.gaps, "newest": gaps.collect::<Vec<_>>()},
+        "blocked": {"count": blocked.count, "bytes": blocked.bytes, "by_index": by_index},
         "dead_letters": {"count": letters.count, "bytes": letters.bytes, "by_error_type": by_type},
     })
 }

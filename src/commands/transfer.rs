@@ -157,6 +157,7 @@ fn settings(config: &Config) -> Settings {
         in_flight_bytes: batch.bytes.saturating_mul(in_flight + 2) + READ_AHEAD_BYTES,
         grace_period: config.grace_period,
         dead_letter_bytes: config.dead_letter_bytes,
+        blocked_bytes: config.blocked_bytes,
     }
 }
 

@@ -189,6 +189,9 @@ table! {
     DEAD_LETTER_BYTES = key("dead-letter-bytes", Kind::Bytes, Group::State,
         "Room for documents that Elasticsearch refuses; when it is used up, everything waits")
         .default("1GiB");
+    BLOCKED_BYTES = key("blocked-bytes", Kind::Bytes, Group::State,
+        "Room for documents of blocked indices; when it is used up, they wait in memory")
+        .default("1GiB");
     GRACE_PERIOD = key("grace-period", Kind::Duration, Group::State,
         "Longest time to finish what is in flight when told to stop").default("30s");
     BATCH = key("batch", Kind::Integer, Group::Reading,

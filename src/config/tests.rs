@@ -516,6 +516,7 @@ start-time = 2026-01-31T08:00:00.9+01:00
 concurrency = 8
 grace-period = "0s"
 dead-letter-bytes = 1048576
+blocked-bytes = 0
 log-level = "info,h2=warn"
 log-format = "json"
 
@@ -582,6 +583,7 @@ bytes-per-second = "10MB"
         concurrency: 8,
         grace_period: 0ns,
         dead_letter_bytes: 1048576,
+        blocked_bytes: 0,
         log: LogConfig {
             format: Json,
             level: "info,h2=warn",
@@ -698,6 +700,7 @@ fn what_is_shown_is_what_is_in_effect() {
     insta::assert_snapshot!(gate.cleaned(&shown), @r#"
     storage = "/var/lib/x"  # DIR/config.toml:2
     dead-letter-bytes = "1GiB"  # default
+    blocked-bytes = "1GiB"  # default
     grace-period = "30s"  # default
     batch = 5000  # EVENT_INDEXER_BATCH
     namespace = "default"  # default

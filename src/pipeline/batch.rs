@@ -20,7 +20,7 @@ pub struct BatchLimits {
 }
 
 /// One operation of a bulk request: where its two lines are, and what must be known to settle it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Byte offset of the action line.
     pub start: usize,
@@ -42,7 +42,7 @@ pub struct Operation {
 }
 
 /// Documents on the way to one bulk request, and events that never became documents.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The request's body: NDJSON.
     pub body: Bytes,
@@ -51,7 +51,8 @@ pub struct Batch {
     /// Events that could not be converted, on their way to the dead-letter store.
     pub unconverted: Vec<(PageNumber, DeadLetter)>,
     /// The index that it is to try out: its documents were put aside because that was blocked, and
-    /// its fate tells that of the others there.
+    /// its fate tells that of the others there. Without documents it stands for those that wait in
+    /// the state file.
     pub probe: Option<Arc<str>>,
 }
 

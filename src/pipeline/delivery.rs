@@ -1,19 +1,22 @@
 //! Brings one batch to its end: every document created (in safe form if it was refused as it was),
-//! found to be there already, or kept as a dead letter. Only documents whose index is blocked are handed back.
+//! found to be there already, or kept as a dead letter. Only documents whose index is blocked are
+//! handed back.
 
+mod from_disk;
+mod refused;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::checkpoint::{Checkpoint, DeadLetter, DeadLetterError, DocumentForm, RunId};
-use crate::document::safe_form::{self, Original};
-use crate::output::Chain;
+use self::refused::{dead_letter, in_safe_form};
+use crate::checkpoint::{Checkpoint, DeadLetter, RunId};
 use crate::pipeline::Sink;
-use crate::pipeline::batch::{Batch, Operation};
+use crate::pipeline::batch::{Batch, BatchLimits, Operation};
 use crate::pipeline::progress::PageNumber;
 use crate::pipeline::retry::Backoff;
 
@@ -117,10 +120,32 @@ pub struct Delivered {
     pub dead_letters: Vec<(String, String)>,
     /// Bytes of the documents that were created.
     pub document_bytes: u64,
-    /// Documents that cannot be stored for now, and why.
-    pub blocked: Option<(Batch, Fault)>,
+    /// Documents that cannot be stored for now, by index, and why.
+    pub blocked: BTreeMap<Arc<str>, Held>,
     /// The index that the batch was to try out.
     pub probe: Option<Arc<str>>,
+    /// What the probe came to, if its documents lay in the state file. They are not in `blocked`.
+    pub from_disk: Option<FromDisk>,
+}
+
+/// Documents of one index that is blocked.
+#[derive(Debug)]
+pub struct Held {
+    /// The documents, in one batch or several.
+    pub batches: Vec<Batch>,
+    /// What is said of the index.
+    pub fault: Fault,
+}
+
+/// What sending documents from the state file came to.
+#[derive(Debug)]
+pub struct FromDisk {
+    /// How many have settled, and are in the file no more.
+    pub settled: u64,
+    /// Whether others still wait there for the index.
+    pub is_left: bool,
+    /// Why some of them could not be stored, or not be taken from the file.
+    pub fault: Option<Fault>,
 }
 
 impl Delivered {
@@ -153,6 +178,8 @@ pub struct Delivery<K> {
     pub dead_letter_bytes: u64,
     /// How many requests may be in flight.
     pub in_flight: InFlight,
+    /// How many documents one request takes from the state file.
+    pub limits: BatchLimits,
 }
 
 /// The first and the longest pause before a failed request is sent again.
@@ -162,7 +189,16 @@ impl<K: Sink> Delivery<K> {
     /// Sends a batch until each of its documents has settled or is blocked. Transient faults are
     /// tried again for ever: whoever wants to stop drops the future, and what has not settled by
     /// then is read from Teleport again.
-    pub async fn deliver(&self, mut batch: Batch) -> Delivered {
+    ///
+    /// A probe without documents stands for those that wait for its index in the state file.
+    pub async fn deliver(&self, batch: Batch) -> Delivered {
+        match batch.probe.clone() {
+            Some(index) if batch.operations.is_empty() => self.deliver_from_disk(index).await,
+            _ => self.send_all(batch).await,
+        }
+    }
+
+    async fn send_all(&self, mut batch: Batch) -> Delivered {
         let mut delivered = Delivered {
             probe: batch.probe.clone(),
             ..Delivered::default()
@@ -171,7 +207,6 @@ impl<K: Sink> Delivery<K> {
         let mut letters: Vec<(Option<PageNumber>, DeadLetter)> = unconverted
             .map(|(page, letter)| (Some(page), letter))
             .collect();
-        let mut blocked: Vec<(Batch, Fault)> = Vec::new();
         let mut first_refused = None;
         let mut parts = vec![batch];
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -207,8 +242,12 @@ impl<K: Sink> Delivery<K> {
                         backoff.succeeded();
                         self.in_flight.grow();
                     }
-                    if let Some(fault) = sorted.blocked_fault {
-                        blocked.push((part.of(sorted.blocked), fault));
+                    for (index, (operations, fault)) in sorted.blocked {
+                        let held = delivered.blocked.entry(index).or_insert_with(|| Held {
+                            batches: Vec::new(),
+                            fault,
+                        });
+                        held.batches.push(part.of(operations));
                     }
                 }
                 Attempt::TooLarge(refusal) if part.operations.len() == 1 => {
@@ -249,7 +288,6 @@ impl<K: Sink> Delivery<K> {
             );
         }
         self.keep(letters, &mut delivered).await;
-        delivered.blocked = merge(blocked);
         delivered
     }
 
@@ -292,64 +330,6 @@ impl<K: Sink> Delivery<K> {
         );
         sleep(pause).await;
     }
-
-    /// Puts letters into the store; waits for ever where it cannot.
-    async fn keep(
-        &self,
-        letters: Vec<(Option<PageNumber>, DeadLetter)>,
-        delivered: &mut Delivered,
-    ) {
-        if letters.is_empty() {
-            return;
-        }
-        let (pages, letters): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
-        let letters = Arc::new(letters);
-        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        loop {
-            let (checkpoint, kept) = (self.checkpoint.clone(), letters.clone());
-            let (run, cap) = (self.run, self.dead_letter_bytes);
-            let stored = tokio::task::spawn_blocking(move || {
-                checkpoint.insert_dead_letters(run, &kept, cap).map(drop)
-            })
-            .await
-            .expect("storing dead letters does not panic");
-            match stored {
-                Ok(()) => break,
-                Err(failed) => {
-                    let pause = backoff.failed().wait;
-                    let mend = match failed {
-                        DeadLetterError::Full { .. } => {
-                            "find out why they were refused, then raise dead-letter-bytes"
-                        }
-                        _ => "see to the storage directory",
-                    };
-                    error!(
-                        documents = letters.len(),
-                        ?pause,
-                        mend,
-                        "cannot keep dead letters, nothing is lost, holding: {}",
-                        Chain(&failed)
-                    );
-                    sleep(pause).await;
-                }
-            }
-        }
-        for page in pages {
-            delivered.settle(page);
-        }
-        let key = |letter: &DeadLetter| (letter.document_id.clone(), letter.index_name.clone());
-        delivered.dead_letters = letters.iter().map(key).collect();
-        // One line a batch, however many there are; `status` counts them by error type.
-        let first = &letters[0];
-        warn!(
-            documents = letters.len(),
-            first_id = first.document_id,
-            index = first.index_name,
-            event_type = first.event_type,
-            error_type = first.error_type,
-            "dead letter: kept in the state file with the reason"
-        );
-    }
 }
 
 /// A part's documents by what became of them; settled ones are already counted.
@@ -357,8 +337,8 @@ impl<K: Sink> Delivery<K> {
 struct Sorted {
     transient: Vec<Operation>,
     transient_fault: Option<Fault>,
-    blocked: Vec<Operation>,
-    blocked_fault: Option<Fault>,
+    /// By index: each has its own reason.
+    blocked: BTreeMap<Arc<str>, (Vec<Operation>, Fault)>,
     /// To be sent in safe form.
     refused: Vec<(Operation, Refusal)>,
     /// In safe form too.
@@ -379,8 +359,10 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
                 sorted.transient_fault.get_or_insert(fault);
             }
             Outcome::Blocked(fault) => {
-                sorted.blocked.push(operation.clone());
-                sorted.blocked_fault.get_or_insert(fault);
+                let index = operation.index_name.clone();
+                let blocked = sorted.blocked.entry(index);
+                let (operations, _) = blocked.or_insert_with(|| (Vec::new(), fault));
+                operations.push(operation.clone());
             }
             Outcome::Refused(refusal) if !operation.is_safe_form => {
                 sorted.refused.push((operation.clone(), refusal));
@@ -392,84 +374,4 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
         }
     }
     sorted
-}
-
-/// The same documents in safe form, under the same ids in the same indices.
-#[cold]
-fn in_safe_form(part: &Batch, refused: &[(Operation, Refusal)]) -> Batch {
-    let mut body = Vec::new();
-    let mut operations = Vec::with_capacity(refused.len());
-    for (operation, refusal) in refused {
-        let start = body.len();
-        body.extend_from_slice(&part.body[operation.start..operation.source_start]);
-        let source_start = body.len();
-        let Refusal {
-            error_type, reason, ..
-        } = refusal;
-        let source = part.source(operation);
-        safe_form::write(&source, operation.time_ms, error_type, reason, &mut body);
-        body.push(b'\n');
-        operations.push(Operation {
-            start,
-            source_start,
-            end: body.len(),
-            is_safe_form: true,
-            ..operation.clone()
-        });
-    }
-    Batch {
-        body: body.into(),
-        operations,
-        ..Batch::default()
-    }
-}
-
-/// What is kept of a document that was refused in safe form too, or is too large for it: the
-/// document as it was first.
-fn dead_letter(part: &Batch, operation: &Operation, mut refusal: Refusal) -> DeadLetter {
-    let mut source = part.source(operation);
-    if operation.is_safe_form
-        && let Some(original) = Original::of(&source)
-    {
-        source = original.source.into();
-        let Refusal {
-            error_type, reason, ..
-        } = &refusal;
-        refusal.reason = format!("{}; in safe form: {error_type}: {reason}", original.reason);
-        refusal.error_type = original.error_type;
-    }
-    DeadLetter {
-        document_id: operation.id.to_string(),
-        index_name: operation.index_name.to_string(),
-        event_type: event_type_of(&source),
-        time_ms: Some(operation.time_ms),
-        document: source.to_vec(),
-        form: DocumentForm::Json,
-        status: Some(refusal.status),
-        error_type: refusal.error_type,
-        reason: refusal.reason,
-        first_seen_ms: chrono::Utc::now().timestamp_millis(),
-    }
-}
-
-/// The `event` of a document; empty if it has none that is a text.
-fn event_type_of(source: &Bytes) -> String {
-    #[derive(serde::Deserialize)]
-    struct Head {
-        event: String,
-    }
-    serde_json::from_slice::<Head>(source)
-        .map(|head| head.event)
-        .unwrap_or_default()
-}
-
-/// One batch of all blocked parts.
-fn merge(mut blocked: Vec<(Batch, Fault)>) -> Option<(Batch, Fault)> {
-    let (last, fault) = blocked.pop()?;
-    if blocked.is_empty() {
-        return Some((last, fault));
-    }
-    let mut parts: Vec<Batch> = blocked.into_iter().map(|(part, _)| part).collect();
-    parts.push(last);
-    Some((Batch::joined(&parts), fault))
 }

@@ -1,5 +1,7 @@
 //! The loop itself.
 
+mod holding;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +12,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::holding::{Storing, join_storing};
 use super::batch::{Batch, BatchBuilder, Operation};
 use super::blocked::Blocked;
-use super::delivery::{Delivered, Delivery, Fault, InFlight};
+use super::delivery::{Delivered, Delivery, InFlight};
 use super::progress::{Lane, PageNumber, Progress};
+use super::retry::Backoff;
 use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
@@ -74,6 +78,7 @@ impl<K: Sink> Pipeline<K> {
                 run: self.run,
                 dead_letter_bytes: settings.dead_letter_bytes,
                 in_flight: InFlight::new(settings.in_flight),
+                limits: settings.batch,
             }),
             checkpoint: self.checkpoint,
             run: self.run,
@@ -86,6 +91,10 @@ impl<K: Sink> Pipeline<K> {
             requests: JoinSet::new(),
             progress: Progress::default(),
             blocked: Blocked::default(),
+            storing: None,
+            storing_due: Instant::now(),
+            storing_backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            is_stopping: false,
             steps: HashMap::new(),
             counts: Counts::default(),
             commit: None,
@@ -124,6 +133,12 @@ struct Loop<K> {
     progress: Progress<Step, Option<OwnedSemaphorePermit>>,
     /// Documents whose index is blocked.
     blocked: Blocked,
+    /// Some of them on their way into the state file.
+    storing: Option<JoinHandle<Storing>>,
+    /// Not before this, as there was no room.
+    storing_due: Instant,
+    storing_backoff: Backoff,
+    is_stopping: bool,
     /// The newest step of each lane that is not committed.
     steps: HashMap<Lane, Step>,
     counts: Counts,
@@ -139,11 +154,14 @@ impl<K: Sink> Loop<K> {
         mut pages: Incoming,
         stop: &CancellationToken,
     ) -> Result<usize, CheckpointError> {
+        self.remember_blocked().await?;
         let mut source_open = true;
         let mut grace_ends: Option<Instant> = None;
         loop {
             self.start_requests();
-            if !source_open && self.builder.is_empty() && self.progress.in_flight() == 0 {
+            // What waits in the state file may wait there, but nobody calls that indexed.
+            let is_settled = self.builder.is_empty() && self.progress.in_flight() == 0;
+            if !source_open && is_settled && (self.is_stopping || self.blocked.is_empty()) {
                 break;
             }
             // Every arm only waits; what it waited for is handled below it, so an arm that loses
@@ -159,6 +177,8 @@ impl<K: Sink> Loop<K> {
                 () = stop.cancelled(), if grace_ends.is_none() => {
                     grace_ends = Some(Instant::now() + self.settings.grace_period);
                     info!(documents = self.progress.unsettled_documents(), "draining");
+                    self.is_stopping = true;
+                    self.blocked.all_last();
                 }
                 Some(delivered) = self.requests.join_next(), if !self.requests.is_empty() => {
                     self.settle(delivered.expect("a delivery does not panic"));
@@ -169,6 +189,13 @@ impl<K: Sink> Loop<K> {
                 }
                 () = wait_for(Some(self.commit_due)), if self.commit_is_wanted() => {
                     self.begin_commit();
+                }
+                stored = join_storing(&mut self.storing), if self.storing.is_some() => {
+                    self.storing = None;
+                    self.stored(stored);
+                }
+                () = wait_for(Some(self.storing_due)), if self.storing_is_wanted() => {
+                    self.begin_storing();
                 }
                 () = wait_for(self.blocked.due()) => self.try_blocked(),
                 () = wait_for(self.builder_due) => self.close_batch(),
@@ -360,48 +387,7 @@ impl<K: Sink> Loop<K> {
         self.counts.already_there += already_there;
         self.counts.dead_letters += dead_letters;
         self.counts.document_bytes += document_bytes;
-        let probe = delivered.probe.as_deref();
-        let still_blocked = delivered.blocked.is_some();
-        if let Some((batch, fault)) = delivered.blocked {
-            self.put_aside(&batch, probe, &fault);
-        }
-        if let Some(index) = probe
-            && !still_blocked
-        {
-            info!(index, "no longer blocked");
-            let freed = self.blocked.free(index, &self.settings.batch);
-            self.ready.extend(freed);
-        }
-        self.count_blocked();
-    }
-
-    /// Puts documents of blocked indices aside, so that those of others go on.
-    fn put_aside(&mut self, batch: &Batch, probe: Option<&str>, fault: &Fault) {
-        let told = self.blocked.put_aside(batch, probe, Instant::now());
-        let Fault { what, mend, .. } = fault;
-        for (index, pause) in told {
-            let documents = self.blocked.documents();
-            error!(
-                %index,
-                documents,
-                ?pause,
-                mend,
-                "blocked, nothing is lost, holding: {what}"
-            );
-        }
-    }
-
-    fn try_blocked(&mut self) {
-        for probe in self.blocked.probes(Instant::now()) {
-            self.ready.push_front(probe);
-        }
-    }
-
-    fn count_blocked(&self) {
-        let documents = self.blocked.documents();
-        self.stats
-            .blocked
-            .store(documents as u64, std::sync::atomic::Ordering::Relaxed);
+        self.put_aside(delivered.blocked, delivered.probe, delivered.from_disk);
     }
 
     fn commit_is_wanted(&self) -> bool {

@@ -14,7 +14,9 @@ use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::DocumentId;
 use teleport_event_indexer::event::{AuditEvent, Timestamp};
 
-use crate::support::rig::{Rig, backfill, event, line_with, midnight, realistic, wait_until_said};
+use crate::support::rig::{
+    Rig, backfill, event, line_with, midnight, realistic, rfc3339, wait_until_said,
+};
 use crate::support::wait_until;
 
 fn status(status: u16, body: &str) -> Answer {
@@ -298,16 +300,17 @@ fn a_blocked_index_holds_its_own_documents_and_no_others() {
         rig.wait_until_stored(others + 300);
         let said = wait_until_said(&running, "blocked, nothing is lost, holding");
         assert!(said.contains(&blocked), "{said}");
-        // A window may begin on the day before and hold blocked documents already.
-        let passable = midnight(3) - TimeDelta::hours(8);
-        wait_until(
-            "what comes before the blocked documents is passed",
-            || match rig.backfill().position_ms {
-                passed if passed >= passable.timestamp_millis() => Ok(()),
-                position_ms => Err(position_ms),
-            },
-        );
+        // Once the block is known to last, they wait on the disk, and the position passes them.
+        wait_until("all of it is passed", || match rig.backfill().position_ms {
+            passed if passed >= midnight(1).timestamp_millis() => Ok(()),
+            position_ms => Err(position_ms),
+        });
         rig.assert_nothing_was_passed();
+        assert_eq!(rig.waiting().len(), 300);
+        assert!(!rig.backfill().finished && running.is_running());
+        let status = rig.run_to(0, &["status"]);
+        let line = line_with(&status.stdout, "wait for their index");
+        assert!(line.is_some_and(|l| l.starts_with("blocked        300 (")));
         if export {
             assert_eq!(running.kill().signal, Some(9));
             rig.assert_nothing_was_passed();
@@ -319,7 +322,121 @@ fn a_blocked_index_holds_its_own_documents_and_no_others() {
         assert_eq!(output.code, Some(0), "{}", output.stderr);
         assert!(line_with(&output.stderr, "no longer blocked").is_some());
         rig.assert_complete();
+        assert_eq!(rig.waiting().len(), 0);
     }
+}
+
+#[test]
+fn each_blocked_index_is_told_of_in_its_own_words() {
+    let mut rig = Rig::new("", "");
+    for (n, days_ago) in (0..).zip([4, 3, 2]) {
+        rig.append([event(n, "one", midnight(days_ago))]);
+    }
+    let [full, shut] = [4, 3].map(|days| {
+        let day = midnight(days).format("%Y.%m.%d");
+        format!("audit-events-{day}")
+    });
+    let names = [full.clone(), shut.clone()];
+    rig.elasticsearch().add_rule(move |operation| {
+        if operation.index == full {
+            Some(Refusal::flood_stage(operation.index))
+        } else if operation.index == shut {
+            Some(Refusal::closed_index())
+        } else {
+            None
+        }
+    });
+    let running = rig.spawn(&backfill(5, 1));
+    for (name, words) in names.iter().zip(["disk is full", "open the index"]) {
+        let said = wait_until_said(&running, name);
+        assert!(said.contains("blocked") && said.contains(words), "{said}");
+    }
+    rig.elasticsearch().clear_rules();
+    assert_eq!(running.wait().code, Some(0));
+    rig.assert_complete();
+}
+
+#[test]
+fn a_block_that_outlasts_the_memory_and_the_process_costs_the_disk_alone() {
+    // About 20 MiB for an index that is blocked, where there is room for about 8 in memory.
+    const EVENTS: usize = 4000;
+    let top = format!("start-time = {:?}\nconcurrency = 2", rfc3339(midnight(3)));
+    let mut rig = Rig::new(&top, "in-flight = 1\nbatch-bytes = \"64KiB\"");
+    rig.append((0..EVENTS).map(|n| {
+        let time = midnight(3) + TimeDelta::seconds(i64::try_from(n).unwrap());
+        let mut event = event(n, "large", time);
+        event["command"] = "x".repeat(5000).into();
+        event
+    }));
+    // Refused as it is, and in safe form on its way to the disk.
+    let mut odd = event("odd", "odd", midnight(3) + TimeDelta::hours(3));
+    odd["_refused"] = true.into();
+    rig.append_unwanted([odd]);
+    let blocked = format!("audit-events-{}", midnight(3).format("%Y.%m.%d"));
+    let block = move |rig: &Rig| {
+        let name = blocked.clone();
+        rig.elasticsearch().add_rule(move |operation| {
+            if operation.source.starts_with(b"{\"_refused") {
+                return Some(Refusal::mapping_failure());
+            }
+            (operation.index == name).then(|| Refusal::write_block(operation.index))
+        });
+    };
+    block(&rig);
+    rig.append(realistic(8, 100, 2, 1));
+    let mut running = rig.spawn(&["start"]);
+    wait_until("all but the blocked are stored and those wait", || {
+        let runs = rig.try_summary().map(|summary| summary.runs);
+        let position_ms = runs.and_then(|runs| Some(runs.first()?.position_ms));
+        match (rig.elasticsearch().count(), position_ms) {
+            (100, Some(position_ms)) if position_ms > midnight(1).timestamp_millis() => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
+    assert_eq!(rig.waiting().len(), EVENTS + 1);
+    rig.assert_nothing_was_passed();
+    // What is on the disk need not be waited for.
+    running.terminate();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+
+    let running = rig.spawn(&["start", "--exit-on-last-event"]);
+    wait_until_said(&running, "wait in the state file");
+    wait_until_said(&running, "blocked, nothing is lost, holding");
+    rig.elasticsearch().clear_rules();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let said = output.stderr.matches("no longer blocked").count();
+    assert_eq!(said, 1, "{}", output.stderr);
+    assert_eq!(rig.waiting().len(), 0);
+    let (stored, _) = rig.stored();
+    assert_eq!(stored.len(), rig.n_events() + 1);
+    let safe = stored
+        .values()
+        .filter(|source| source["event_indexer.raw"].is_string());
+    assert_eq!(safe.count(), 1);
+    let counts = rig.daemon().counts;
+    assert_eq!(counts.created, stored.len() as u64);
+    assert_eq!(counts.safe_form, 1);
+}
+
+#[test]
+fn the_daemon_sends_what_a_backfill_has_left_on_the_disk() {
+    let mut rig = Rig::new("", "");
+    rig.append([event("a", "one", midnight(3))]);
+    rig.elasticsearch()
+        .add_rule(|_| Some(Refusal::closed_index()));
+    let mut running = rig.spawn(&backfill(3, 2));
+    wait_until("it waits on the disk", || match rig.try_summary() {
+        Some(summary) if summary.blocked.count == 1 => Ok(()),
+        _ => Err("not yet"),
+    });
+    running.kill();
+    rig.elasticsearch().clear_rules();
+    rig.configure(&format!("start-time = {:?}", rfc3339(midnight(1))), "");
+    rig.run_to(0, &["start", "--exit-on-last-event"]);
+    assert_eq!(rig.daemon().counts.created, 1);
+    rig.assert_complete();
 }
 
 #[test]
@@ -356,7 +473,8 @@ fn while_documents_cannot_be_stored_no_more_is_read_than_the_settings_allow() {
     const EVENTS: u64 = 4000;
     for is_blocked in [false, true] {
         let more = "in-flight = 1\nbatch-bytes = \"64KiB\"";
-        let mut rig = Rig::new("concurrency = 2", more);
+        // The disk has no room for what is blocked.
+        let mut rig = Rig::new("concurrency = 2\nblocked-bytes = \"64KiB\"", more);
         rig.append((0..EVENTS).map(|n| {
             let time = midnight(3) + TimeDelta::seconds(i64::try_from(n).unwrap());
             let mut event = event(n, "large", time);
@@ -384,6 +502,12 @@ fn while_documents_cannot_be_stored_no_more_is_read_than_the_settings_allow() {
             // For as long as reading all of it takes.
             if same >= 40 { Ok(now) } else { Err(now) }
         });
+        if is_blocked {
+            wait_until_said(
+                &running,
+                "has no room for more documents of blocked indices",
+            );
+        }
         let bytes = held * BYTES as u64;
         assert!(bytes < 13 << 20, "{held} of {EVENTS} events");
         assert_eq!(rig.elasticsearch().count(), 0);

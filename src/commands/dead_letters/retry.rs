@@ -10,7 +10,7 @@ use crate::commands::{Exit, Failure};
 use crate::config::Config;
 use crate::elastic::bulk::Bulk;
 use crate::output;
-use crate::pipeline::batch::{Batch, StoredDocument};
+use crate::pipeline::batch::{Batch, BatchLimits, StoredDocument};
 use crate::pipeline::delivery::{Delivery, InFlight};
 use crate::pipeline::{quota, unless_stopped};
 use crate::shutdown::Shutdown;
@@ -47,6 +47,11 @@ pub(super) async fn retry(
     let mut sender = Sender {
         sink: Arc::new(Bulk::new(client, gzip, bytes)),
         checkpoint: Arc::new(checkpoint),
+        limits: BatchLimits {
+            bytes: elasticsearch.batch_bytes,
+            documents: elasticsearch.batch_documents,
+            age: elasticsearch.batch_age,
+        },
         fates: Fates::default(),
     };
     let mut place = Some(PagePlace::default());
@@ -97,6 +102,7 @@ pub(super) async fn retry(
 struct Sender {
     sink: Arc<Bulk>,
     checkpoint: Arc<Checkpoint>,
+    limits: BatchLimits,
     fates: Fates,
 }
 
@@ -111,6 +117,7 @@ impl Sender {
             // They are in the store already; only their reasons change.
             dead_letter_bytes: u64::MAX,
             in_flight: InFlight::new(1),
+            limits: self.limits,
         };
         let delivered = delivery.deliver(Batch::of_stored(&documents)).await;
         let fates = &mut self.fates;
@@ -119,12 +126,14 @@ impl Sender {
         fates.already_there += delivered.already_there;
         fates.refused += delivered.dead_letters.len() as u64;
         let mut left: HashSet<(String, String)> = delivered.dead_letters.into_iter().collect();
-        if let Some((batch, fault)) = delivered.blocked {
-            fates.blocked += batch.operations.len() as u64;
-            output::note(format_args!("blocked: {}", fault.what));
-            output::note(format_args!("hint: {}", fault.mend));
-            let operations = batch.operations.iter();
-            left.extend(operations.map(|o| (o.id.to_string(), o.index_name.to_string())));
+        for (index, held) in delivered.blocked {
+            output::note(format_args!("blocked: {index}: {}", held.fault.what));
+            output::note(format_args!("hint: {}", held.fault.mend));
+            let operations = held.batches.iter().flat_map(|batch| &batch.operations);
+            for operation in operations {
+                fates.blocked += 1;
+                left.insert((operation.id.to_string(), index.to_string()));
+            }
         }
         let keys = documents.iter();
         let keys: Vec<_> = keys
