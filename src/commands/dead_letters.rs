@@ -130,7 +130,7 @@ fn show(checkpoint: &Checkpoint, id: String, payload: bool) -> Result<Exit, Fail
         )));
     }
     for (_, letter) in &page.letters {
-        let text = serde_json::to_string_pretty(&letter_value(letter, payload))?;
+        let text = letter_text(letter, payload, serde_json::to_string_pretty)?;
         output::data(text)?;
     }
     Ok(Exit::Done)
@@ -149,7 +149,7 @@ fn export(
     while let Some(from) = place {
         let page = checkpoint.dead_letter_page(filter, from, PAGE_BYTES)?;
         for (_, letter) in &page.letters {
-            let mut line = serde_json::to_vec(&letter_value(letter, true))?;
+            let mut line = letter_text(letter, true, serde_json::to_string)?.into_bytes();
             line.push(b'\n');
             match &mut file {
                 Some(file) => file
@@ -199,7 +199,12 @@ fn entry_value(entry: &DeadLetterEntry) -> Value {
     })
 }
 
-fn letter_value(letter: &DeadLetter, with_document: bool) -> Value {
+/// A letter as JSON text, on one line or over several.
+fn letter_text(
+    letter: &DeadLetter,
+    with_document: bool,
+    text: impl Fn(&Value) -> serde_json::Result<String>,
+) -> serde_json::Result<String> {
     let mut value = json!({
         "id": letter.document_id,
         "index": letter.index_name,
@@ -211,16 +216,20 @@ fn letter_value(letter: &DeadLetter, with_document: bool) -> Value {
         "first_refused": time(letter.first_seen_ms),
         "form": letter.form.as_str(),
     });
-    if with_document {
-        let document = match letter.form {
-            DocumentForm::Json => serde_json::from_slice(&letter.document).ok(),
-            DocumentForm::Protobuf => None,
-        };
-        match document {
-            Some::<Value>(document) => value["document"] = document,
-            // The bytes of the event as Teleport sent it.
-            None => value["document_base64"] = BASE64_STANDARD.encode(&letter.document).into(),
-        }
+    if !with_document {
+        return text(&value);
     }
-    value
+    let document = match letter.form {
+        DocumentForm::Json => std::str::from_utf8(&letter.document).ok(),
+        DocumentForm::Protobuf => None,
+    };
+    let Some(document) = document else {
+        // The bytes of the event as Teleport sent it.
+        value["document_base64"] = BASE64_STANDARD.encode(&letter.document).into();
+        return text(&value);
+    };
+    // As it is: reading and writing it anew could change the last digit of a number.
+    let text = text(&value)?;
+    let head = text.trim_end_matches('}').trim_end();
+    Ok(format!("{head},\"document\":{document}}}"))
 }
