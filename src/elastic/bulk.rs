@@ -71,7 +71,7 @@ impl Sink for Bulk {
             Err(failed) => Attempt::Transient(Fault {
                 what: Chain(&failed).to_string(),
                 mend: failed.mend().unwrap_or_default().to_owned(),
-                overloaded: false,
+                ..Fault::default()
             }),
         }
     }
@@ -138,7 +138,7 @@ fn read(answer: &Answer, operations: usize, address: &str) -> Attempt {
     let fault = |what: String, mend: &str| Fault {
         what,
         mend: mend.into(),
-        overloaded: false,
+        ..Fault::default()
     };
     match answer.status {
         200..=299 if all_created(&answer.body, operations) => Attempt::AllCreated,
@@ -182,12 +182,18 @@ fn read(answer: &Answer, operations: usize, address: &str) -> Attempt {
         }
         status @ (429 | 408 | 500..=599) => Attempt::Transient(Fault {
             overloaded: status == 429 || status == 503,
+            retry_after: answer.retry_after,
             ..fault(format!("{address} answered {}", error()), "")
         }),
-        401 => Attempt::Blocked(fault(
-            format!("{address} refuses the credentials: {}", error()),
-            "check user and password, or api-key, in [forward.elasticsearch]",
-        )),
+        // A node that has just started refuses good credentials until it has loaded its own
+        // security index.
+        401 => Attempt::Blocked(Fault {
+            may_pass: true,
+            ..fault(
+                format!("{address} refuses the credentials: {}", error()),
+                "check user and password, or api-key, in [forward.elasticsearch]",
+            )
+        }),
         403 => Attempt::Blocked(fault(
             format!("{address} refuses the request: {}", error()),
             "give the writer's role `create_doc` and `auto_configure` on the audit indices",
@@ -210,7 +216,7 @@ fn outcome(item: ItemAnswer<'_>) -> Outcome {
     let fault = |mend: &str| Fault {
         what: format!("status {status}, {error_type}: {reason}"),
         mend: mend.into(),
-        overloaded: false,
+        ..Fault::default()
     };
     match (status, &*error_type) {
         (200..=299, _) => Outcome::Created,
@@ -220,8 +226,8 @@ fn outcome(item: ItemAnswer<'_>) -> Outcome {
         )),
         (429 | 408 | 500..=599, _) => Outcome::Transient(Fault {
             what: format!("status {status}, {error_type}"),
-            mend: String::new(),
             overloaded: status == 429,
+            ..Fault::default()
         }),
         (400, "index_closed_exception") => Outcome::Blocked(fault("open the index")),
         (400, "validation_exception") => Outcome::Blocked(fault(
@@ -307,6 +313,7 @@ mod tests {
                 status,
                 body,
                 is_elasticsearch,
+                retry_after: None,
             },
             2,
             "http://es/",

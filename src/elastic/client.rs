@@ -17,7 +17,7 @@ use elasticsearch::cert::{Certificate, CertificateValidation};
 pub use elasticsearch::http::Method;
 use elasticsearch::http::Url;
 use elasticsearch::http::headers::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
 };
 use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 use serde_json::Value;
@@ -52,6 +52,8 @@ pub struct Answer {
     pub body: Bytes,
     /// The answer carries the header by which Elasticsearch names itself.
     pub is_elasticsearch: bool,
+    /// How long the server, or a proxy before it, asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 /// What a request carries.
@@ -203,11 +205,14 @@ impl Client {
         let status = response.status_code().as_u16();
         let product = response.headers().get("x-elastic-product");
         let is_elasticsearch = product.is_some_and(|name| name == "Elasticsearch");
+        let retry_after = response.headers().get(RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| seconds_or_date(value.to_str().ok()?));
         let body = response.bytes().await?;
         Ok(Answer {
             status,
             body,
             is_elasticsearch,
+            retry_after,
         })
     }
 
@@ -312,6 +317,15 @@ impl Client {
     }
 }
 
+/// The value of a `Retry-After`: a count of seconds, or a date.
+fn seconds_or_date(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
+    (date.to_utc() - chrono::Utc::now()).to_std().ok()
+}
+
 fn read(what: &'static str, path: &PathBuf) -> Result<Vec<u8>, ClientError> {
     std::fs::read(path).map_err(|source| ClientError::File {
         what,
@@ -358,5 +372,20 @@ pub const OLDEST: Version = Version::new(8, 4, 1);
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_after_is_seconds_or_a_date() {
+        assert_eq!(seconds_or_date("120"), Some(Duration::from_secs(120)));
+        let later = seconds_or_date("Fri, 31 Dec 9999 23:59:59 GMT");
+        assert!(later.is_some_and(|later| later > Duration::from_secs(3600)));
+        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "-1", "soon", ""] {
+            assert_eq!(seconds_or_date(text), None, "{text}");
+        }
     }
 }

@@ -51,7 +51,7 @@ pub enum Outcome {
 }
 
 /// Why an attempt failed, in words that may be logged: no part of any document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
     /// What happened.
     pub what: String,
@@ -59,6 +59,10 @@ pub struct Fault {
     pub mend: String,
     /// Elasticsearch has too much to do: fewer requests at once.
     pub overloaded: bool,
+    /// How long the server asks to be left alone.
+    pub retry_after: Option<Duration>,
+    /// It may pass by itself within a minute, though it looks as if somebody had to do something.
+    pub may_pass: bool,
 }
 
 /// Why a document was refused.
@@ -185,6 +189,15 @@ pub struct Delivery<K> {
 /// The first and the longest pause before a failed request is sent again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
+/// No server is obeyed that asks for more, as it may be a proxy that knows nothing.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The wait of ours, or what the server asks for if that is longer.
+fn pause(wait: Duration, fault: &Fault) -> Duration {
+    let asked = fault.retry_after.unwrap_or_default();
+    wait.max(asked.min(LONGEST_RETRY_AFTER))
+}
+
 impl<K: Sink> Delivery<K> {
     /// Sends a batch until each of its documents has settled or is blocked. Transient faults are
     /// tried again for ever: whoever wants to stop drops the future, and what has not settled by
@@ -297,7 +310,7 @@ impl<K: Sink> Delivery<K> {
         }
         let failure = backoff.failed();
         let Fault { what, mend, .. } = fault;
-        let (failures, pause) = (failure.failures, failure.wait);
+        let (failures, pause) = (failure.failures, pause(failure.wait, fault));
         if failure.is_lasting() {
             warn!(
                 documents,
@@ -321,13 +334,22 @@ impl<K: Sink> Delivery<K> {
     async fn hold(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) {
         let failure = backoff.failed();
         let Fault { what, mend, .. } = fault;
-        let pause = failure.wait;
-        error!(
-            documents,
-            ?pause,
-            mend,
-            "blocked, nothing is lost, holding: {what}"
-        );
+        let pause = pause(failure.wait, fault);
+        if fault.may_pass && !failure.is_lasting() {
+            warn!(
+                documents,
+                ?pause,
+                mend,
+                "trying again for a minute, as this may pass: {what}"
+            );
+        } else {
+            error!(
+                documents,
+                ?pause,
+                mend,
+                "blocked, nothing is lost, holding: {what}"
+            );
+        }
         sleep(pause).await;
     }
 }
@@ -374,4 +396,25 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
         }
     }
     sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_left_alone_for_as_long_as_it_asks_but_not_for_ever() {
+        let wait = Duration::from_secs(5);
+        for (asked, expected) in [(None, 5), (Some(2), 5), (Some(7), 7), (Some(86_400), 60)] {
+            let fault = Fault {
+                retry_after: asked.map(Duration::from_secs),
+                ..Fault::default()
+            };
+            assert_eq!(
+                pause(wait, &fault),
+                Duration::from_secs(expected),
+                "{asked:?}"
+            );
+        }
+    }
 }

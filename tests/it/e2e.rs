@@ -11,6 +11,7 @@ use crate::support::wait_until;
 
 mod faults;
 mod oddities;
+mod refusals;
 
 /// An event API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Whatever Elasticsearch answers: each document is stored once or kept with the reason, the
 //! others are not held up, and what is held is said.
 
+mod matrix;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 

@@ -263,6 +263,7 @@ mod tests {
                 status,
                 body,
                 is_elasticsearch: true,
+                retry_after: None,
             })
             .to_string()
         };

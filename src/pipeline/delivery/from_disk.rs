@@ -99,6 +99,6 @@ fn state_fault(failed: &CheckpointError) -> Fault {
     Fault {
         what: Chain(failed).to_string(),
         mend: "see to the storage directory".to_owned(),
-        overloaded: false,
+        ..Fault::default()
     }
 }

@@ -12,7 +12,7 @@ use super::program::{Indexer, Output, Running};
 use super::wait_until;
 
 /// The password of the writers, who may do nothing else.
-const PASSWORD: &str = "a long password";
+pub(crate) const PASSWORD: &str = "a long password";
 
 /// The largest whole number that a double holds along with all below it.
 const EXACT: i64 = 1 << 53;
