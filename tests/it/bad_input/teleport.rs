@@ -161,7 +161,7 @@ fn a_user_who_may_not_read_events() {
     TIME ERROR cannot read, nothing is lost, holding: Teleport answered GetEventExportChunks with PermissionDenied: planned failure pause=PAUSE mend="give the identity's user a role with the rule `resources: [event, session], verbs: [list, read]`"
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"
     TIME  INFO draining documents=0
-    TIME  INFO ended events=0 created=0 already_there=0 dead_letters=0
+    TIME  INFO ended events=0 created=0 safe_form=0 already_there=0 dead_letters=0
     "#);
 }
 
