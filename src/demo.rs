@@ -4,6 +4,7 @@
 //! - [`certs`] makes a cluster's certificate authorities and identity files in Teleport's format.
 //! - [`events`] generates realistic audit events, the same ones for the same seed.
 //! - [`auth`] serves them as Teleport's Auth Service does: gRPC over mutual TLS, both event APIs.
+//! - [`proxy`] stands before it, as Teleport's Proxy does, or as the HTTP proxy of a company.
 //! - [`elastic`] takes them as Elasticsearch does, keeps them in SQLite and answers questions.
 //!
 //! The servers listen on 127.0.0.1 unless they are told otherwise. They are strict where the real server is strict, record
@@ -16,3 +17,4 @@ mod connection;
 pub mod elastic;
 pub mod events;
 mod lock;
+pub mod proxy;

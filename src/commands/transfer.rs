@@ -50,15 +50,18 @@ pub(super) async fn reach_teleport(
         .map_err(|unusable| Failure::Unusable(unusable.into()))?;
     let passes = |failed: &CallError| failed.remedy() == Remedy::Retry;
     let server = reach(patience, stop, async || client.ping().await, passes).await?;
-    Ok(server.map(|server| {
-        info!(
-            cluster = server.cluster,
-            version = server.version,
-            "connected to Teleport at {}",
-            teleport.addr
-        );
-        (client, server)
-    }))
+    let Some(server) = server else {
+        return Ok(None);
+    };
+    let route = client.route().await;
+    info!(
+        cluster = server.cluster,
+        version = server.version,
+        "connected to Teleport at {}{}",
+        teleport.addr,
+        route.map_or_else(String::new, |route| format!(", {route}"))
+    );
+    Ok(Some((client, server)))
 }
 
 /// Proves the connection to Elasticsearch. `None`: told to stop.

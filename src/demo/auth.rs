@@ -207,7 +207,7 @@ async fn accept(
 /// What a call knows of its connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer {
-    has_certificate: bool,
+    pub(crate) has_certificate: bool,
 }
 
 impl Connected for Cuttable<TlsStream<TcpStream>> {

@@ -172,8 +172,23 @@ impl Cluster {
     /// # Errors
     /// If the TLS library does not accept what was just made.
     pub fn server_config(&self) -> Result<rustls::ServerConfig, Error> {
+        self.host_config("Auth")
+    }
+
+    /// The same for the services of a Proxy that clients of the cluster speak with.
+    ///
+    /// # Errors
+    /// If the TLS library does not accept what was just made.
+    pub fn proxy_config(&self) -> Result<rustls::ServerConfig, Error> {
+        let mut config = self.host_config("Proxy")?;
+        let transport = b"teleport-proxy-ssh-grpc".to_vec();
+        config.alpn_protocols.insert(0, transport);
+        Ok(config)
+    }
+
+    fn host_config(&self, role: &str) -> Result<rustls::ServerConfig, Error> {
         let failed = |source| Error::Certificate {
-            subject: format!("the Auth Service of {:?}", self.name),
+            subject: format!("the {role} Service of {:?}", self.name),
             source,
         };
         let key = key_pair(KeyKind::EcdsaP256).map_err(failed)?;
@@ -181,10 +196,10 @@ impl Cluster {
         let mut params = leaf(now - TimeDelta::hours(1), now + TimeDelta::days(365));
         params
             .distinguished_name
-            .push(DnType::CommonName, format!("auth.{}", self.name));
+            .push(DnType::CommonName, format!("host.{}", self.name));
         params
             .distinguished_name
-            .push(DnType::OrganizationName, "Auth");
+            .push(DnType::OrganizationName, role);
         for name in ["*.teleport.cluster.local", "teleport.cluster.local"] {
             params.subject_alt_names.push(rcgen::SanType::DnsName(
                 name.try_into().expect("plain ASCII is a DNS name"),

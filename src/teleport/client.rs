@@ -22,7 +22,7 @@ use crate::config::{CredentialPaths, TeleportConfig};
 use crate::event::{AuditEvent, Timestamp};
 use crate::output::Chain;
 use crate::pipeline::quota;
-use crate::teleport::dial::dial;
+use crate::teleport::dial::{Dialer, Route};
 use crate::teleport::identity::{Credentials, IdentityError};
 use crate::teleport::proto::auditlog;
 use crate::teleport::proto::auditlog::audit_log_service_client::AuditLogServiceClient;
@@ -55,6 +55,8 @@ pub struct Client {
     events: Grpc<Channel>,
     auth: AuthServiceClient<Channel>,
     cluster: Arc<str>,
+    dialer: Arc<Dialer>,
+    current: Arc<Current>,
     requests: Option<Arc<governor::DefaultDirectRateLimiter>>,
 }
 
@@ -128,12 +130,13 @@ impl Client {
             refresh: config.refresh.is_some(),
             credentials: Mutex::new(Arc::new(credentials)),
         });
-        let address = config.addr.clone();
+        let dialer = Arc::new(Dialer::from_environment(config.addr.clone()));
+        let ends = (dialer.clone(), current.clone());
         let connector = tower::service_fn(move |_| {
-            let (address, current) = (address.clone(), current.clone());
+            let (dialer, current) = ends.clone();
             async move {
                 let credentials = current.for_new_connection();
-                match dial(&address, &credentials).await {
+                match dialer.dial(&credentials).await {
                     Ok(stream) => Ok(TokioIo::new(stream)),
                     Err(failed) => Err(SharedDialError(Arc::new(failed))),
                 }
@@ -153,6 +156,8 @@ impl Client {
             events: Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES),
             auth: AuthServiceClient::new(channel),
             cluster,
+            dialer,
+            current,
             requests: requests_per_second.map(|quota| Arc::new(quota::limiter(quota))),
         })
     }
@@ -160,6 +165,11 @@ impl Client {
     /// The cluster that issued the credentials.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// How the last connection was made; `None` if there was none.
+    pub async fn route(&self) -> Option<Route> {
+        self.dialer.route(&self.current.for_new_connection()).await
     }
 
     async fn wait_for_quota(&self) {

@@ -16,3 +16,7 @@ pub(crate) mod auditlog;
 /// `proto`: the Auth Service.
 #[rustfmt::skip]
 pub(crate) mod auth;
+
+/// `teleport.transport.v1`: a Proxy's transport service.
+#[rustfmt::skip]
+pub(crate) mod transport;

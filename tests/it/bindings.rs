@@ -8,7 +8,12 @@ fn bindings_are_those_of_the_proto_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let generated = tempfile::tempdir().unwrap();
     let files = protox::compile(
-        ["proto/auditlog.proto", "proto/auth.proto"].map(|file| root.join(file)),
+        [
+            "proto/auditlog.proto",
+            "proto/auth.proto",
+            "proto/transport.proto",
+        ]
+        .map(|file| root.join(file)),
         [root.join("proto")],
     )
     .unwrap();
@@ -21,6 +26,7 @@ fn bindings_are_those_of_the_proto_files() {
     for (from, to) in [
         ("teleport.auditlog.v1.rs", "auditlog.rs"),
         ("proto.rs", "auth.rs"),
+        ("teleport.transport.v1.rs", "transport.rs"),
     ] {
         let fresh = std::fs::read_to_string(generated.path().join(from)).unwrap();
         let path = root.join("src/teleport/proto").join(to);

@@ -278,7 +278,7 @@ fn check_finds_both_ends_well() {
           hint: run `teleport-event-indexer install`
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/ version="9.5.3"
     "#);
     seen(&["install"], "cli-check-root");
@@ -294,7 +294,7 @@ fn check_finds_both_ends_well() {
     ok    index template cli-check: up to date
     --- stderr
     {"timestamp":"TIME","level":"INFO","message":"credentials read","cluster":"a.example","address":"127.0.0.1:PORT","expires":"TIME","target":"teleport_event_indexer::teleport::client"}
-    {"timestamp":"TIME","level":"INFO","message":"connected to Teleport at 127.0.0.1:PORT","cluster":"a.example","version":"18.2.0","target":"teleport_event_indexer::commands::transfer"}
+    {"timestamp":"TIME","level":"INFO","message":"connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service","cluster":"a.example","version":"18.2.0","target":"teleport_event_indexer::commands::transfer"}
     {"timestamp":"TIME","level":"INFO","message":"connected to Elasticsearch at http://127.0.0.1:PORT/","version":"9.5.3","target":"teleport_event_indexer::commands::transfer"}
     "#);
     teleport.auth.control().set_export(false);
@@ -310,7 +310,7 @@ fn check_finds_both_ends_well() {
     ok    index template cli-check: up to date
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/ version="9.5.3"
     "#);
     let shown = seen(&["check", "--show-config"], "cli-check-writer");

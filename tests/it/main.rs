@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod dead_letters;
 mod demo;
+mod dial;
 mod document;
 mod dry_run;
 mod e2e;

@@ -18,13 +18,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::support::program::Indexer;
 
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(super) pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -48,7 +48,7 @@ impl Authority {
 }
 
 /// Ends TLS before `target`; asks clients for a certificate of `clients` if there is such.
-async fn tls_before(
+pub(super) async fn tls_before(
     target: SocketAddr,
     authority: &Authority,
     names: &[&str],

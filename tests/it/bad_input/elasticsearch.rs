@@ -46,7 +46,7 @@ fn a_port_where_nothing_listens() {
     exit code 0
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
     TIME  WARN trying again: no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there pause=PAUSE mend="check hosts in [forward.elasticsearch], and that Elasticsearch runs there"
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"
@@ -55,7 +55,7 @@ fn a_port_where_nothing_listens() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     error: no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
     hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
     "#);
@@ -74,7 +74,7 @@ fn a_port_where_nothing_listens() {
           hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     "#);
 }
 
@@ -110,7 +110,7 @@ fn something_that_is_not_elasticsearch() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
     error: what answers at http://127.0.0.1:PORT/ is not Elasticsearch: it sends no X-Elastic-Product header
     hint: check hosts in [forward.elasticsearch], and any proxy on the way; OpenSearch and Elasticsearch before 7.14 are not supported
@@ -134,7 +134,7 @@ fn an_elasticsearch_that_is_too_old() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
     error: Elasticsearch at http://127.0.0.1:PORT/ is version 7.17.0; 8.4.1 or newer is needed
     "#);
@@ -166,7 +166,7 @@ fn the_template_is_not_installed() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/ version="9.5.3"
     error: the index template `audit-events` is not in Elasticsearch at http://127.0.0.1:PORT/: run `teleport-event-indexer install` first
@@ -175,7 +175,7 @@ fn the_template_is_not_installed() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/ version="9.5.3"
     error: the index template `audit-events` is not in Elasticsearch at http://127.0.0.1:PORT/: run `teleport-event-indexer install` first
     "#);
@@ -213,7 +213,7 @@ fn a_wrong_password() {
     exit code 0
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
     TIME  WARN trying again: Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/] pause=PAUSE mend="check user and password, or api-key, in [forward.elasticsearch]"
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"
@@ -222,7 +222,7 @@ fn a_wrong_password() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     error: Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/]
     hint: check user and password, or api-key, in [forward.elasticsearch]
     "#);
@@ -241,7 +241,7 @@ fn a_wrong_password() {
           hint: check user and password, or api-key, in [forward.elasticsearch]
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     "#);
 }
 
@@ -270,7 +270,7 @@ fn a_role_without_privileges() {
     ok    templates not compared: Elasticsearch does not let this user read the lifecycle policy lacks-privileges (GET /_ilm/policy/lacks-privileges): it takes one of the privileges read_ilm, manage_ilm, manage, all
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/
     "#);
 }

@@ -92,14 +92,14 @@ fn the_state_of_another_cluster() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=b.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="b.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="b.example" version="18.2.0"
     error: the state file state/state.sqlite belongs to the cluster "a.example", and the Auth Service is that of "b.example"; give each cluster its own storage directory
     "#);
     assert_snapshot!(indexer.seen(BACKFILL), @r#"
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=b.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="b.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="b.example" version="18.2.0"
     error: the state file state/state.sqlite belongs to the cluster "a.example", and the Auth Service is that of "b.example"; give each cluster its own storage directory
     "#);
 }
@@ -112,7 +112,7 @@ fn another_start_time_later() {
     exit code 2
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     error: start-time is 2026-02-01T00:00:00Z but this state has started from 2026-01-01T00:00:00Z; put that into the configuration, and read other times with `teleport-event-indexer backfill --from … --to …`
     "#);
     // None at all goes on.
@@ -121,7 +121,7 @@ fn another_start_time_later() {
     exit code 0
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO going on where the last run ended start_time="2026-01-01T00:00:00Z"
     TIME  WARN trying again: no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there pause=PAUSE mend="check hosts in [forward.elasticsearch], and that Elasticsearch runs there"
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"

@@ -100,13 +100,13 @@ fn an_identity_of_another_cluster() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=b.example address=127.0.0.1:PORT expires=TIME
-    error: cannot reach Teleport: the TLS handshake with 127.0.0.1:PORT failed: its certificate comes from none of the CAs in the identity of cluster b.example
+    error: cannot reach Teleport: no way to 127.0.0.1:PORT works: straight or by TLS routing: the TLS handshake with 127.0.0.1:PORT failed: its certificate comes from none of the CAs in the identity of cluster b.example; by a connection upgrade: cannot speak HTTPS with 127.0.0.1:PORT: its certificate comes from no authority that this machine trusts
     hint: check addr and identity in [teleport]: another cluster answers there, or something on the way ends TLS
     ");
     assert_snapshot!(other.seen(CHECK), @"
     exit code 1
     --- stdout
-    FAIL  cannot reach Teleport: the TLS handshake with 127.0.0.1:PORT failed: its certificate comes from none of the CAs in the identity of cluster b.example
+    FAIL  cannot reach Teleport: no way to 127.0.0.1:PORT works: straight or by TLS routing: the TLS handshake with 127.0.0.1:PORT failed: its certificate comes from none of the CAs in the identity of cluster b.example; by a connection upgrade: cannot speak HTTPS with 127.0.0.1:PORT: its certificate comes from no authority that this machine trusts
           hint: check addr and identity in [teleport]: another cluster answers there, or something on the way ends TLS
     FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
           hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
@@ -149,14 +149,14 @@ fn a_user_who_may_not_read_events() {
           hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     "#);
     let dry_run = [START, &["--dry-run"]].concat();
     assert_snapshot!(indexer.seen_until("holding", &dry_run), @r#"
     exit code 0
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    TIME  INFO connected to Teleport at 127.0.0.1:PORT cluster="a.example" version="18.2.0"
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
     TIME ERROR cannot read, nothing is lost, holding: Teleport answered GetEventExportChunks with PermissionDenied: planned failure pause=PAUSE mend="give the identity's user a role with the rule `resources: [event, session], verbs: [list, read]`"
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"
@@ -282,7 +282,7 @@ fn a_server_whose_certificate_is_for_another_name() {
     exit code 1
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
-    error: cannot reach Teleport: the TLS handshake with 127.0.0.1:PORT failed: its certificate is not one of a Teleport Auth Service
+    error: cannot reach Teleport: no way to 127.0.0.1:PORT works: straight or by TLS routing: the TLS handshake with 127.0.0.1:PORT failed: its certificate is not one of a Teleport Auth Service; by a connection upgrade: cannot speak HTTPS with 127.0.0.1:PORT: its certificate comes from no authority that this machine trusts
     hint: check addr in [teleport]: host:443 of a Proxy Service, or host:3025 of an Auth Service
     ");
 }

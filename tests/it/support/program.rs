@@ -55,7 +55,13 @@ impl Indexer {
         for (name, _) in std::env::vars_os() {
             // What the developer has set for another run must not reach this one.
             let text = name.to_string_lossy().to_ascii_uppercase();
-            let ours = ["EVENT_INDEXER_", "FDFWD_", "RUST_LOG"];
+            let ours = [
+                "EVENT_INDEXER_",
+                "FDFWD_",
+                "RUST_LOG",
+                "SSL_CERT_",
+                "TELEPORT_",
+            ];
             if ours.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
                 command.env_remove(&name);
             }

@@ -44,6 +44,11 @@ impl Teleport {
     }
 }
 
+/// Runs something on the stand-ins' threads.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(future)
+}
+
 /// Starts a stand-in Elasticsearch.
 pub(crate) fn elasticsearch(options: ElasticsearchOptions) -> StandInElasticsearch {
     let started = RUNTIME.block_on(StandInElasticsearch::start(options));
@@ -52,7 +57,8 @@ pub(crate) fn elasticsearch(options: ElasticsearchOptions) -> StandInElasticsear
 
 /// A server that answers each connection with the same bytes, whatever it was asked, and closes it.
 /// It listens until the process ends.
-pub(crate) fn parrot(answer: &'static str) -> SocketAddr {
+pub(crate) fn parrot(answer: impl Into<String>) -> SocketAddr {
+    let answer = answer.into();
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
