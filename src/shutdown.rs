@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -41,5 +41,25 @@ impl Shutdown {
             tokens.now.cancel();
         });
         Ok(shutdown)
+    }
+}
+
+/// SIGHUP, which asks a daemon to read again what may have changed. Without this it ends a process.
+#[derive(Debug)]
+pub struct Reload(Signal);
+
+impl Reload {
+    /// Listens from here on.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn on_signal() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits until somebody asks. May be dropped: a signal that has come is not forgotten.
+    pub async fn asked(&mut self) {
+        self.0.recv().await;
+        info!(signal = "SIGHUP", "reading the credentials again");
     }
 }

@@ -36,6 +36,8 @@ pub struct Stats {
     pub position_ms: AtomicI64,
     /// Documents that wait because their index is blocked.
     pub blocked: AtomicU64,
+    /// Until when our certificate for Teleport holds, ms since 1970; 0: not known yet.
+    pub certificate_end_ms: AtomicI64,
 }
 
 impl Stats {

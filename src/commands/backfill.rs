@@ -83,6 +83,7 @@ pub(super) async fn backfill(
         run,
         reading,
         stats,
+        reload: None,
     };
     let stats = transfer.stats.clone();
     let summary = if range.dry_run {

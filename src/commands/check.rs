@@ -1,13 +1,17 @@
 //! `check`: proves the configuration and both ends before anything runs. All checks run; the
 //! findings come together.
 
+use chrono::{SecondsFormat, Utc};
+
 use crate::commands::transfer::{Patience, reach_elasticsearch, reach_teleport};
 use crate::commands::{Exit, Failure, install, mend};
 use crate::config::{Config, ElasticsearchConfig};
 use crate::elastic::assets::State;
 use crate::output::{self, Chain, Reader};
 use crate::shutdown::Shutdown;
+use crate::teleport::audit_log::SourceError;
 use crate::teleport::client::Remedy;
+use crate::teleport::identity::Credentials;
 
 pub(super) async fn check(
     config: &Config,
@@ -83,11 +87,23 @@ async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
         Ok(None) => return vec![Err(stopped())],
         Err(failure) => return vec![Err(failure.into())],
     };
-    let mut findings = vec![Ok(format!(
-        "Teleport {}, cluster {}",
-        server.version, server.cluster
-    ))];
-    let today = chrono::Utc::now().date_naive();
+    let route = client.route().await;
+    let route = route.map_or_else(String::new, |route| format!(", connected {route}"));
+    let mut findings = vec![
+        Ok(format!(
+            "Teleport {}, cluster {}{route}",
+            server.version, server.cluster
+        )),
+        Ok(credentials(&client.credentials())),
+    ];
+    if server.is_too_old() {
+        findings.push(Err(Fault::new(
+            format!("Teleport {} has no API for audit events", server.version),
+            "Teleport 14 or newer is needed",
+        )));
+        return findings;
+    }
+    let today = Utc::now().date_naive();
     findings.push(match client.chunks(today).await {
         Ok(chunks) => Ok(format!(
             "audit events by the export API, {} chunks today",
@@ -95,11 +111,26 @@ async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
         )),
         Err(failed) if failed.remedy() == Remedy::Unknown => match client.newest_event().await {
             Ok(_) => Ok("audit events by the search API".into()),
+            Err(failed) if failed.remedy() == Remedy::Unknown => Err(SourceError::TooOld.into()),
             Err(failed) => Err(failed.into()),
         },
         Err(failed) => Err(failed.into()),
     });
     findings
+}
+
+/// Who we are, and for how long.
+fn credentials(credentials: &Credentials) -> String {
+    let end = credentials.not_after;
+    let end = end.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let text = format!(
+        "credentials of user {}, valid until {end}",
+        credentials.user
+    );
+    if credentials.ends_soon(Utc::now()) {
+        return format!("{text}, which is soon: {}", credentials.renewal());
+    }
+    text
 }
 
 async fn elasticsearch(config: &ElasticsearchConfig, shutdown: &Shutdown) -> Vec<Finding> {

@@ -333,6 +333,7 @@ async fn move_all(
         run: run.clone(),
         reading,
         stats: stats.clone(),
+        reload: None,
     };
     let work = transfer.into_elasticsearch(sink, stop.clone());
     let summary = if is_closed {

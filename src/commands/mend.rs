@@ -26,9 +26,9 @@ fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<StorageError>() {
         error.mend().map(str::to_owned)
     } else if let Some(error) = error.downcast_ref::<CallError>() {
-        error.mend().map(str::to_owned)
+        error.mend()
     } else if let Some(error) = error.downcast_ref::<IdentityError>() {
-        error.mend().map(str::to_owned)
+        error.mend()
     } else if let Some(error) = error.downcast_ref::<ServerError>() {
         error.mend().map(str::to_owned)
     } else if let Some(error) = error.downcast_ref::<ClientError>() {

@@ -12,7 +12,7 @@ use crate::commands::transfer::{
 use crate::commands::{Exit, Failure};
 use crate::config::Config;
 use crate::pipeline::Summary;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry::{self, Stats};
 
 pub(super) async fn start(
@@ -22,6 +22,7 @@ pub(super) async fn start(
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let stop = &shutdown.stop;
+    let reload = Reload::on_signal()?;
     // The lock is held until the end; whoever comes second learns who holds it.
     let (checkpoint, _lock) = if dry_run {
         (Checkpoint::open_in_memory()?, None)
@@ -50,6 +51,7 @@ pub(super) async fn start(
         run,
         reading,
         stats: stats.clone(),
+        reload: Some(reload),
     };
     let summary = if dry_run {
         match transfer.onto_stdout(stop.clone()).await? {

@@ -22,6 +22,7 @@ use crate::output::Chain;
 use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
+use crate::shutdown::Reload;
 use crate::telemetry::Stats;
 use crate::teleport::audit_log::{AuditLog, Reading};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
@@ -189,6 +190,8 @@ pub(super) struct Transfer {
     pub run: Run,
     pub reading: Reading,
     pub stats: Arc<Stats>,
+    /// What asks for the credentials to be read again; for a daemon.
+    pub reload: Option<Reload>,
 }
 
 impl Transfer {
@@ -230,6 +233,11 @@ impl Transfer {
     async fn through(self, sink: impl Sink, stop: CancellationToken) -> Result<Summary, Failure> {
         let pattern = self.config.elasticsearch.as_ref().map(|e| e.index.clone());
         let pattern = pattern.unwrap_or_default();
+        let (client, stats, mut reload) = (self.client.clone(), self.stats.clone(), self.reload);
+        let asked = async move || match &mut reload {
+            Some(reload) => reload.asked().await,
+            None => std::future::pending().await,
+        };
         let source = AuditLog {
             client: self.client,
             checkpoint: self.checkpoint.clone(),
@@ -245,9 +253,10 @@ impl Transfer {
             settings: settings(&self.config),
             stats: self.stats,
         };
-        let ended = Box::pin(pipeline.run(source, stop))
-            .await
-            .context("the run has ended")?;
+        let run = Box::pin(pipeline.run(source, stop));
+        let fresh = Box::pin(client.keep_fresh(asked, &stats));
+        let ended = beside(run, fresh).await;
+        let ended = ended.context("the run has ended")?;
         Ok(ended)
     }
 }

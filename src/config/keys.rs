@@ -222,7 +222,7 @@ table! {
     TELEPORT_ADDR = key("teleport.addr", Kind::Text, Group::Teleport,
         "Proxy Service or Auth Service, host:port");
     TELEPORT_IDENTITY = key("teleport.identity", Kind::Path, Group::Teleport,
-        "Identity file, from tbot or `tctl auth sign`; excludes key, certificate and CA");
+        "Identity file of `tctl auth sign`, or tbot's folder; excludes key, certificate and CA");
     TELEPORT_KEY = key("teleport.key", Kind::Path, Group::Teleport,
         "Private key; goes with certificate and CA").aliases(&["teleport.client-key"]);
     TELEPORT_CERT = key("teleport.cert", Kind::Path, Group::Teleport,
@@ -231,7 +231,7 @@ table! {
     TELEPORT_CA = key("teleport.ca", Kind::Path, Group::Teleport,
         "Teleport's CA certificates; go with key and certificate").aliases(&["teleport.root-cas"]);
     TELEPORT_REFRESH_ENABLED = key("teleport.refresh.enabled", Kind::Bool, Group::Teleport,
-        "Look again at the credentials' files, for renewed certificates").default("false");
+        "Look again at the credentials' files, for renewed certificates").default("true");
     TELEPORT_REFRESH_INTERVAL = key("teleport.refresh.interval", Kind::Duration, Group::Teleport,
         "How often to look").default("1m");
 

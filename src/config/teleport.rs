@@ -22,7 +22,7 @@ pub struct TeleportConfig {
 /// The files that prove who we are. Nobody has opened them yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialPaths {
-    /// All in one file, as `tbot` and `tctl auth sign` write it.
+    /// All in one file, as `tbot` and `tctl auth sign` write it, or the folder that `tbot` writes to.
     Identity(PathBuf),
     /// Three PEM files.
     KeyPair {

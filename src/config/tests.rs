@@ -459,6 +459,7 @@ lock.period = "1m"
 lock.for = "0"
 [teleport]
 refresh.interval = "1m"
+refresh.enabled = false
 [forward.elasticsearch]
 hosts = ["http://localhost:9200", "http://es.example.com:9200", "https://es.example.com:9200"]
 api-key = "id:hunter2"

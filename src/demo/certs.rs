@@ -70,6 +70,9 @@ pub struct IdentityOptions {
     pub not_after: DateTime<Utc>,
     /// The kind of the private key.
     pub key: KeyKind,
+    /// The cluster that the certificate routes to: a leaf of the one that issues it. `None`: the
+    /// issuing one.
+    pub route_to: Option<String>,
 }
 
 impl Default for IdentityOptions {
@@ -82,6 +85,7 @@ impl Default for IdentityOptions {
             not_before: now - TimeDelta::hours(1),
             not_after: now + TimeDelta::days(1),
             key: KeyKind::default(),
+            route_to: None,
         }
     }
 }
@@ -154,6 +158,11 @@ impl Cluster {
         params.distinguished_name.push(
             DnType::CustomDnType(vec![1, 3, 9999, 1, 7]),
             self.name.as_str(),
+        );
+        // The street address is where Teleport notes the cluster that the certificate routes to.
+        params.distinguished_name.push(
+            DnType::CustomDnType(vec![2, 5, 4, 9]),
+            options.route_to.as_deref().unwrap_or(&self.name),
         );
         let certificate = params.signed_by(&key, &self.user.issuer).map_err(failed)?;
         Ok(Identity {

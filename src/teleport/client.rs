@@ -1,36 +1,36 @@
 //! The gRPC client: one channel that connects by itself, and the calls of the audit log.
 
 mod codec;
+mod connection;
 mod error;
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{IntoRequest, Status, Streaming};
-use tracing::{info, warn};
 
-use crate::config::{CredentialPaths, TeleportConfig};
+use crate::config::TeleportConfig;
 use crate::event::{AuditEvent, Timestamp};
-use crate::output::Chain;
 use crate::pipeline::quota;
-use crate::teleport::dial::{Dialer, Route};
+use crate::telemetry::Stats;
+use crate::teleport::dial::Route;
 use crate::teleport::identity::{Credentials, IdentityError};
 use crate::teleport::proto::auditlog;
 use crate::teleport::proto::auditlog::audit_log_service_client::AuditLogServiceClient;
-use crate::teleport::proto::auth::PingRequest;
 use crate::teleport::proto::auth::auth_service_client::AuthServiceClient;
+use crate::teleport::proto::auth::{PingRequest, PingResponse};
 
 use self::codec::{EventCodec, Exported};
-use self::error::SharedDialError;
+use self::connection::Connection;
 
 pub use self::error::{CallError, Remedy};
 
@@ -40,23 +40,11 @@ const SILENCE: Duration = Duration::from_secs(180);
 /// The largest message that is accepted. A page holds 1 MiB of events or one larger event.
 const MESSAGE_BYTES: usize = 64 << 20;
 
-/// What one HTTP/2 stream may have under way. Enough for 25 ms of round trip at 40 MB/s, and small
-/// enough to count several times in the memory bound.
-const STREAM_WINDOW: u32 = 1 << 20;
-
-/// The same for a whole connection.
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
 /// A connection to a cluster's Auth Service. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    log: AuditLogServiceClient<Channel>,
-    /// For the calls whose answers we read ourselves.
-    events: Grpc<Channel>,
-    auth: AuthServiceClient<Channel>,
+    connection: Arc<Connection>,
     cluster: Arc<str>,
-    dialer: Arc<Dialer>,
-    current: Arc<Current>,
     requests: Option<Arc<governor::DefaultDirectRateLimiter>>,
 }
 
@@ -77,32 +65,11 @@ pub struct Server {
     pub version: String,
 }
 
-/// The credentials as last read; each new connection reads the files again where that is wanted.
-struct Current {
-    paths: CredentialPaths,
-    refresh: bool,
-    credentials: Mutex<Arc<Credentials>>,
-}
-
-impl Current {
-    fn for_new_connection(&self) -> Arc<Credentials> {
-        let mut current = self
-            .credentials
-            .lock()
-            .expect("nobody panics while holding it");
-        if self.refresh {
-            match Credentials::load(&self.paths) {
-                Ok(fresh) => *current = Arc::new(fresh),
-                // tbot may be writing at this moment: what we have still works.
-                Err(unreadable) => {
-                    warn!(
-                        "keeping the credentials read before: {}",
-                        Chain(&unreadable)
-                    );
-                }
-            }
-        }
-        current.clone()
+impl Server {
+    /// Whether it certainly has neither event API: they came with Teleport 14, and late in 13.
+    pub fn is_too_old(&self) -> bool {
+        let major = self.version.split('.').next();
+        major.is_some_and(|major| major.parse::<u32>().is_ok_and(|major| major < 13))
     }
 }
 
@@ -116,60 +83,47 @@ impl Client {
         config: &TeleportConfig,
         requests_per_second: Option<std::num::NonZeroU32>,
     ) -> Result<Self, IdentityError> {
-        let credentials = Credentials::load(&config.credentials)?;
-        credentials.check_time(Utc::now())?;
-        let cluster: Arc<str> = credentials.cluster.as_str().into();
-        info!(%cluster, address = %config.addr, expires = %credentials.not_after.to_rfc3339_opts(SecondsFormat::Secs, true),
-            "credentials read");
-        if let Some(file) = &credentials.exposed {
-            let file = file.display();
-            warn!("other users can read the private key in {file}: chmod 600 {file}");
-        }
-        let current = Arc::new(Current {
-            paths: config.credentials.clone(),
-            refresh: config.refresh.is_some(),
-            credentials: Mutex::new(Arc::new(credentials)),
-        });
-        let dialer = Arc::new(Dialer::from_environment(config.addr.clone()));
-        let ends = (dialer.clone(), current.clone());
-        let connector = tower::service_fn(move |_| {
-            let (dialer, current) = ends.clone();
-            async move {
-                let credentials = current.for_new_connection();
-                match dialer.dial(&credentials).await {
-                    Ok(stream) => Ok(TokioIo::new(stream)),
-                    Err(failed) => Err(SharedDialError(Arc::new(failed))),
-                }
-            }
-        });
-        // The URI only fills the `:authority` of requests; the connector knows where to go. The
-        // server enforces at least 60 s between keepalive pings.
-        let channel = Endpoint::from_static("http://teleport.cluster.local")
-            .http2_keep_alive_interval(Duration::from_secs(60))
-            .keep_alive_timeout(Duration::from_secs(180))
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect_with_connector_lazy(connector);
+        let connection = Connection::new(config)?;
         Ok(Self {
-            log: AuditLogServiceClient::new(channel.clone()),
-            events: Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES),
-            auth: AuthServiceClient::new(channel),
-            cluster,
-            dialer,
-            current,
+            cluster: connection.credentials().cluster.as_str().into(),
+            connection: Arc::new(connection),
             requests: requests_per_second.map(|quota| Arc::new(quota::limiter(quota))),
         })
     }
 
-    /// The cluster that issued the credentials.
+    fn log(&self) -> AuditLogServiceClient<Channel> {
+        AuditLogServiceClient::new(self.connection.channel())
+    }
+
+    /// For the calls whose answers we read ourselves.
+    fn events(&self) -> Grpc<Channel> {
+        Grpc::new(self.connection.channel()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// The credentials in use.
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.connection.credentials()
+    }
+
+    /// Renews connections when the credentials' files change, and warns before the certificate
+    /// ends, until it is dropped. `asked` ends when somebody wants the files read at once.
+    pub async fn keep_fresh(&self, asked: impl AsyncFnMut(), stats: &Stats) {
+        let proves = async |channel| ping(channel).await.map(drop);
+        let tell = |end: DateTime<Utc>| {
+            let end_ms = end.timestamp_millis();
+            stats.certificate_end_ms.store(end_ms, Ordering::Relaxed);
+        };
+        self.connection.keep_fresh(asked, proves, tell).await;
+    }
+
+    /// The cluster that the credentials lead to.
     pub fn cluster(&self) -> &str {
         &self.cluster
     }
 
     /// How the last connection was made; `None` if there was none.
     pub async fn route(&self) -> Option<Route> {
-        self.dialer.route(&self.current.for_new_connection()).await
+        self.connection.route().await
     }
 
     async fn wait_for_quota(&self) {
@@ -183,8 +137,7 @@ impl Client {
     /// # Errors
     /// If the call fails.
     pub async fn ping(&self) -> Result<Server, CallError> {
-        let mut auth = self.auth.clone();
-        let answer = answered("Ping", auth.ping(PingRequest {})).await?;
+        let answer = ping(self.connection.channel()).await?;
         let version = answer.server_version.trim_start_matches('v').to_owned();
         Ok(Server {
             cluster: answer.cluster_name,
@@ -207,7 +160,7 @@ impl Client {
             start_key: start_key.into(),
             order: auditlog::Order::Ascending.into(),
         };
-        let mut events = self.events.clone();
+        let mut events = self.events();
         answered("GetUnstructuredEvents", async {
             ready(&mut events).await?;
             let path = PathAndQuery::from_static(SEARCH_PATH);
@@ -241,7 +194,7 @@ impl Client {
     pub async fn chunks(&self, day: chrono::NaiveDate) -> Result<Vec<String>, CallError> {
         const METHOD: &str = "GetEventExportChunks";
         self.wait_for_quota().await;
-        let mut log = self.log.clone();
+        let mut log = self.log();
         let request = auditlog::GetEventExportChunksRequest {
             date: Some(wire_day(day)),
         };
@@ -264,7 +217,7 @@ impl Client {
         cursor: &str,
     ) -> Result<ChunkStream, CallError> {
         self.wait_for_quota().await;
-        let mut events = self.events.clone();
+        let mut events = self.events();
         let request = auditlog::ExportUnstructuredEventsRequest {
             date: Some(wire_day(day)),
             chunk: chunk.into(),
@@ -352,6 +305,11 @@ pub struct Found {
     pub events: Vec<AuditEvent>,
     /// Opaque; empty if there is no further page for now.
     pub last_key: String,
+}
+
+async fn ping(channel: Channel) -> Result<PingResponse, CallError> {
+    let mut auth = AuthServiceClient::new(channel);
+    answered("Ping", auth.ping(PingRequest {})).await
 }
 
 const SEARCH_PATH: &str = "/teleport.auditlog.v1.AuditLogService/GetUnstructuredEvents";

@@ -7,20 +7,25 @@
 
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
+use tracing::{error, warn};
 use x509_cert::der::Decode;
+use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::config::{CredentialPaths, readable_by_others};
 
 /// Credentials that have been read and fit together.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The name of the cluster that issued the client certificate.
+    /// The name of the cluster that they lead to: the one that the certificate routes to, which may
+    /// be a leaf, else the one that issued it.
     pub cluster: String,
+    /// The user's name.
+    pub user: String,
     /// From when on the client certificate holds.
     pub not_before: DateTime<Utc>,
     /// Until when the client certificate holds.
@@ -31,6 +36,10 @@ pub struct Credentials {
     pub path: PathBuf,
     /// The file with the private key, if users other than its owner may read it.
     pub exposed: Option<PathBuf>,
+    /// Client certificate and CAs, as read.
+    certificates: Vec<CertificateDer<'static>>,
+    /// How they can be renewed.
+    renewal: String,
 }
 
 /// What is wrong with the credentials' files.
@@ -64,6 +73,8 @@ pub enum IdentityError {
         path: PathBuf,
         /// Until when it held.
         not_after: DateTime<Utc>,
+        /// How to renew it.
+        renewal: String,
     },
     /// The client certificate does not hold yet.
     #[error("the certificate in {} holds only from {} on", path.display(), shown(not_before))]
@@ -73,24 +84,40 @@ pub enum IdentityError {
         /// From when on it holds.
         not_before: DateTime<Utc>,
     },
+    /// Other credentials than the run began with.
+    #[error(
+        "the certificate in {} is now of cluster {found}, and this run reads {wanted}",
+        path.display()
+    )]
+    OtherCluster {
+        /// The file.
+        path: PathBuf,
+        /// The cluster now.
+        found: String,
+        /// The cluster at the start.
+        wanted: String,
+    },
 }
 
 impl IdentityError {
     /// What somebody should do.
-    pub fn mend(&self) -> Option<&'static str> {
-        Some(match self {
+    pub fn mend(&self) -> Option<String> {
+        let mend = match self {
             Self::Read { .. } => "check identity, or key, cert and ca, in [teleport]",
             Self::Content { .. } => {
                 "write new ones with `tctl auth sign`: --format=file for an identity file, \
                  --format=tls for key, certificate and CAs"
             }
-            Self::Expired { .. } => "renew it with `tctl auth sign`, or let tbot do it",
+            Self::Expired { renewal, .. } => renewal,
             Self::NotYet { .. } => "check this machine's clock",
-        })
+            Self::OtherCluster { .. } => "put back an identity of that cluster, or restart",
+        };
+        Some(mend.to_owned())
     }
 }
 
-fn shown(time: &DateTime<Utc>) -> String {
+/// A time as it is shown everywhere.
+pub(super) fn shown(time: &DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
@@ -102,7 +129,9 @@ impl Credentials {
     pub fn load(paths: &CredentialPaths) -> Result<Self, IdentityError> {
         match paths {
             CredentialPaths::Identity(path) => {
-                let file = PemFile::read("the identity file", path)?;
+                // Where tbot writes to a folder, naming that is as good.
+                let inside = path.is_dir().then(|| path.join("identity"));
+                let file = PemFile::read("the identity file", inside.as_ref().unwrap_or(path))?;
                 let [key, certificate, cas @ ..] = &file.blocks[..] else {
                     return Err(file.wrong(
                         "it should hold a private key, a certificate and the cluster's CAs as PEM",
@@ -152,9 +181,12 @@ impl Credentials {
             .map(|block| chain_file.certificate(block))
             .collect::<Result<Vec<_>, _>>()?;
         let mut roots = RootCertStore::empty();
+        let mut certificates = chain_der.clone();
         for ca in cas {
+            let ca_der = ca_file.certificate(ca)?;
+            certificates.push(ca_der.clone());
             roots
-                .add(ca_file.certificate(ca)?)
+                .add(ca_der)
                 .map_err(|_| ca_file.wrong_at(ca, "this CA certificate is damaged"))?;
         }
         let (leaf, leaf_der) = (&chain[0], &chain_der[0]);
@@ -177,6 +209,13 @@ impl Credentials {
                                of Teleport's";
                 chain_file.wrong_at(leaf, problem)
             })?;
+        let subject = certificate.tbs_certificate().subject();
+        let route = subject.iter().find(|part| part.oid == ROUTE_TO_CLUSTER);
+        let route = route.and_then(|part| part.value.decode_as::<String>().ok());
+        let cluster = route.filter(|name| !name.is_empty()).unwrap_or(cluster);
+        let user = subject.common_name().ok().flatten();
+        let user = user.map_or_else(String::new, |name| name.value().into_owned());
+        let renewal = renewal(&user, key_file, chain_file);
         let tls = ClientConfig::builder()
             .with_root_certificates(roots)
             .with_client_auth_cert(chain_der, private_key)
@@ -191,11 +230,57 @@ impl Credentials {
             })?;
         Ok(Self {
             cluster,
+            user,
             not_before,
             not_after,
             tls,
             path: chain_file.path.clone(),
             exposed: key_file.is_exposed.then(|| key_file.path.clone()),
+            certificates,
+            renewal,
+        })
+    }
+
+    /// Whether these are the same, but for the key's form.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.certificates == other.certificates
+    }
+
+    /// Whether the certificate ends so soon that somebody should know: within a week, or within the
+    /// last quarter of a life shorter than four weeks.
+    pub fn ends_soon(&self, now: DateTime<Utc>) -> bool {
+        let life = self.not_after - self.not_before;
+        self.not_after - now <= (life / 4).min(TimeDelta::days(7))
+    }
+
+    /// Says in the log when the certificate ends, and what to do.
+    pub(super) fn warn_of_end(&self, now: DateTime<Utc>) {
+        let (path, end) = (self.path.display(), shown(&self.not_after));
+        let mend = self.renewal();
+        if now < self.not_after {
+            warn!(mend, "the certificate in {path} expires soon, at {end}");
+        } else {
+            error!(mend, "the certificate in {path} expired at {end}");
+        }
+    }
+
+    /// How to renew them.
+    pub fn renewal(&self) -> &str {
+        &self.renewal
+    }
+
+    /// Says whether they lead to the same cluster as those used before.
+    ///
+    /// # Errors
+    /// If they do not.
+    pub(super) fn check_cluster(&self, before: &Self) -> Result<(), IdentityError> {
+        if self.cluster == before.cluster {
+            return Ok(());
+        }
+        Err(IdentityError::OtherCluster {
+            path: self.path.clone(),
+            found: self.cluster.clone(),
+            wanted: before.cluster.clone(),
         })
     }
 
@@ -205,8 +290,11 @@ impl Credentials {
     /// If it has expired or does not hold yet.
     pub fn check_time(&self, now: DateTime<Utc>) -> Result<(), IdentityError> {
         if now >= self.not_after {
-            let (path, not_after) = (self.path.clone(), self.not_after);
-            return Err(IdentityError::Expired { path, not_after });
+            return Err(IdentityError::Expired {
+                path: self.path.clone(),
+                not_after: self.not_after,
+                renewal: self.renewal.clone(),
+            });
         }
         if now < self.not_before {
             let (path, not_before) = (self.path.clone(), self.not_before);
@@ -214,6 +302,31 @@ impl Credentials {
         }
         Ok(())
     }
+}
+
+/// What Teleport writes the cluster into that a certificate routes to: the street address.
+const ROUTE_TO_CLUSTER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.9");
+
+/// How to renew credentials of this user in these files.
+fn renewal(user: &str, key_file: &PemFile, chain_file: &PemFile) -> String {
+    let path = &chain_file.path;
+    // tbot is such a user, and nobody else is.
+    if user.starts_with("bot-") {
+        return format!(
+            "see why tbot has not renewed it: whether it runs, and writes to {}",
+            path.display()
+        );
+    }
+    let (format, out) = if key_file.path == *path {
+        ("file", path.to_owned())
+    } else {
+        ("tls", path.with_extension(""))
+    };
+    format!(
+        "renew it with `tctl auth sign --format={format} --user={user} --out={} --overwrite`, or \
+         let tbot do it",
+        out.display()
+    )
 }
 
 /// A PEM block with the line it begins on.

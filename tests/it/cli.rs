@@ -266,7 +266,8 @@ fn check_finds_both_ends_well() {
     assert_snapshot!(seen(&["check"], "cli-check-root"), @r#"
     exit code 1
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the export API, 0 chunks today
     ok    Elasticsearch 9.5.3
     ok    privileges to write
@@ -285,7 +286,8 @@ fn check_finds_both_ends_well() {
     assert_snapshot!(seen(&["check", "--log-format=json"], "cli-check-writer"), @r#"
     exit code 0
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the export API, 0 chunks today
     ok    Elasticsearch 9.5.3
     ok    privileges to write
@@ -293,7 +295,7 @@ fn check_finds_both_ends_well() {
     ok    component template cli-check@custom: there
     ok    index template cli-check: up to date
     --- stderr
-    {"timestamp":"TIME","level":"INFO","message":"credentials read","cluster":"a.example","address":"127.0.0.1:PORT","expires":"TIME","target":"teleport_event_indexer::teleport::client"}
+    {"timestamp":"TIME","level":"INFO","message":"credentials read","cluster":"a.example","address":"127.0.0.1:PORT","expires":"TIME","target":"teleport_event_indexer::teleport::client::connection"}
     {"timestamp":"TIME","level":"INFO","message":"connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service","cluster":"a.example","version":"18.2.0","target":"teleport_event_indexer::commands::transfer"}
     {"timestamp":"TIME","level":"INFO","message":"connected to Elasticsearch at http://127.0.0.1:PORT/","version":"9.5.3","target":"teleport_event_indexer::commands::transfer"}
     "#);
@@ -301,7 +303,8 @@ fn check_finds_both_ends_well() {
     assert_snapshot!(seen(&["check"], "cli-check-root"), @r#"
     exit code 0
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the search API
     ok    Elasticsearch 9.5.3
     ok    privileges to write

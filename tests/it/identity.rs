@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use insta::assert_snapshot;
 use teleport_event_indexer::config::CredentialPaths;
-use teleport_event_indexer::demo::certs::IdentityOptions;
+use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use teleport_event_indexer::output::Chain;
 use teleport_event_indexer::teleport::identity::Credentials;
 use tempfile::TempDir;
@@ -107,6 +107,22 @@ fn every_kind_and_form_of_key_works() {
             .loaded(&trio)
             .unwrap_or_else(|error| panic!("{key}: {error}"));
     }
+}
+
+#[test]
+fn a_certificate_leads_to_the_cluster_that_it_routes_to() {
+    let place = Place::new();
+    let root = Cluster::new("root.example").unwrap();
+    let cluster = |route_to: Option<&str>| {
+        let options = IdentityOptions {
+            route_to: route_to.map(str::to_owned),
+            ..IdentityOptions::default()
+        };
+        let identity = root.identity(&options).unwrap();
+        place.load(identity.text()).unwrap().cluster
+    };
+    assert_eq!(cluster(None), "root.example");
+    assert_eq!(cluster(Some("leaf.example")), "leaf.example");
 }
 
 #[test]

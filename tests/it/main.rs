@@ -13,6 +13,7 @@ mod e2e;
 mod export;
 mod identity;
 mod outcomes;
+mod renewal;
 mod search;
 mod servers;
 mod shutdown;

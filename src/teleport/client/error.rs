@@ -1,7 +1,6 @@
 //! Why a call failed, and what to do about it.
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -17,7 +16,7 @@ use crate::teleport::identity::IdentityError;
 pub enum CallError {
     /// The credentials' files are not usable.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Identity(Arc<IdentityError>),
     /// There is no connection.
     #[error("cannot reach Teleport")]
     Dial(#[source] Arc<DialError>),
@@ -90,17 +89,15 @@ impl CallError {
     }
 
     /// What somebody should do; `None` where waiting is all.
-    pub fn mend(&self) -> Option<&'static str> {
+    pub fn mend(&self) -> Option<String> {
         match self {
             Self::Status {
-                code: Code::PermissionDenied,
-                ..
-            } => Some(
-                "give the identity's user a role with the rule \
-                 `resources: [event, session], verbs: [list, read]`",
-            ),
+                code: Code::PermissionDenied | Code::Unauthenticated,
+                method,
+                message,
+            } => Some(denied(method, message)),
             Self::Identity(identity) => identity.mend(),
-            Self::Dial(dial) => dial.mend(),
+            Self::Dial(dial) => dial.mend().map(str::to_owned),
             Self::Status { .. } | Self::Silence { .. } => None,
         }
     }
@@ -108,8 +105,10 @@ impl CallError {
     pub(super) fn new(method: &'static str, status: &Status) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = status.source();
         while let Some(error) = cause {
-            if let Some(dial) = error.downcast_ref::<SharedDialError>() {
-                return Self::Dial(dial.0.clone());
+            match error.downcast_ref::<Unreachable>() {
+                Some(Unreachable::Dial(dial)) => return Self::Dial(dial.clone()),
+                Some(Unreachable::Identity(identity)) => return Self::Identity(identity.clone()),
+                None => {}
             }
             if let Some(rustls::Error::AlertReceived(alert)) = tls_cause(error) {
                 let message = explain_alert(*alert).0.to_owned();
@@ -144,18 +143,26 @@ fn tls_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     io.get_ref()?.downcast_ref()
 }
 
-/// The connector's error, which tonic boxes and hands back as a cause.
-#[derive(Debug)]
-pub(super) struct SharedDialError(pub(super) Arc<DialError>);
-
-impl fmt::Display for SharedDialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+/// What to do about a call that is not allowed.
+fn denied(method: &str, message: &str) -> String {
+    if message.contains("lock") && message.contains("in force") {
+        return "a lock is in force: `tctl get locks` shows it, `tctl rm lock/NAME` ends it".into();
     }
+    if message.contains("anonymous") {
+        return "our certificate did not reach the Auth Service: check what stands between".into();
+    }
+    let rule = match method {
+        "UpsertLock" => "resources: [lock], verbs: [create, update]",
+        _ => "resources: [event, session], verbs: [list, read]",
+    };
+    format!("give the identity's user a role with the rule `{rule}`")
 }
 
-impl Error for SharedDialError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
-    }
+/// The connector's error, which tonic boxes and hands back as a cause.
+#[derive(Debug, Error)]
+pub(super) enum Unreachable {
+    #[error(transparent)]
+    Dial(Arc<DialError>),
+    #[error(transparent)]
+    Identity(Arc<IdentityError>),
 }

@@ -68,7 +68,8 @@ fn a_port_where_nothing_listens() {
     assert_snapshot!(indexer.seen(CHECK), @r#"
     exit code 1
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the export API, 0 chunks today
     FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
           hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
@@ -235,7 +236,8 @@ fn a_wrong_password() {
     assert_snapshot!(indexer.seen(CHECK), @r#"
     exit code 1
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the export API, 0 chunks today
     FAIL  Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/]
           hint: check user and password, or api-key, in [forward.elasticsearch]
@@ -262,7 +264,8 @@ fn a_role_without_privileges() {
     assert_snapshot!(indexer.seen(&as_nobody(CHECK)), @r#"
     exit code 1
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the export API, 0 chunks today
     ok    Elasticsearch of unknown version
     FAIL  the user lacks cluster privilege monitor, create_doc, auto_configure on lacks-privileges-*

@@ -1,5 +1,6 @@
 //! The way to Teleport, and who we are there.
 
+use std::fs;
 use std::net::TcpListener;
 use std::sync::Arc;
 
@@ -7,10 +8,11 @@ use chrono::{TimeDelta, TimeZone, Utc};
 use insta::assert_snapshot;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use teleport_event_indexer::demo::auth::Method;
+use teleport_event_indexer::demo::auth::{AuthOptions, Method};
 use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use tonic::Code;
 
+use crate::support::faketeleport::FakeTeleport;
 use crate::support::program::Indexer;
 use crate::support::stand_ins::{NOBODY, Teleport, parrot};
 
@@ -39,7 +41,7 @@ fn cluster() -> Cluster {
 #[test]
 fn an_identity_that_is_not_there() {
     let indexer = indexer(&cluster(), NOBODY);
-    std::fs::remove_file(indexer.directory().join("identity")).unwrap();
+    fs::remove_file(indexer.directory().join("identity")).unwrap();
     assert_snapshot!(indexer.seen(START), @"
     exit code 2
     --- stderr
@@ -62,13 +64,13 @@ fn a_certificate_that_has_expired() {
     exit code 2
     --- stderr
     error: the certificate in identity expired at 2026-01-02T00:00:00Z
-    hint: renew it with `tctl auth sign`, or let tbot do it
+    hint: renew it with `tctl auth sign --format=file --user=teleport-event-indexer --out=identity --overwrite`, or let tbot do it
     ");
     assert_snapshot!(indexer.seen(CHECK), @"
     exit code 1
     --- stdout
     FAIL  the certificate in identity expired at 2026-01-02T00:00:00Z
-          hint: renew it with `tctl auth sign`, or let tbot do it
+          hint: renew it with `tctl auth sign --format=file --user=teleport-event-indexer --out=identity --overwrite`, or let tbot do it
     FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
           hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
     ");
@@ -142,7 +144,8 @@ fn a_user_who_may_not_read_events() {
     assert_snapshot!(indexer.seen(CHECK), @r#"
     exit code 1
     --- stdout
-    ok    Teleport 18.2.0, cluster a.example
+    ok    Teleport 18.2.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
     FAIL  Teleport answered GetEventExportChunks with PermissionDenied: planned failure
           hint: give the identity's user a role with the rule `resources: [event, session], verbs: [list, read]`
     FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
@@ -162,6 +165,66 @@ fn a_user_who_may_not_read_events() {
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"
     TIME  INFO draining documents=0
     TIME  INFO ended events=0 created=0 safe_form=0 already_there=0 dead_letters=0
+    "#);
+}
+
+#[test]
+fn a_server_without_either_event_api() {
+    let options = AuthOptions {
+        server_version: "12.4.0".to_owned(),
+        export: false,
+        ..AuthOptions::default()
+    };
+    let teleport = Teleport::start_with("a.example", options);
+    let old = indexer(&teleport.cluster, &teleport.addr());
+    let unknown = teleport.auth.control();
+    unknown.fail_next(Method::Search, 1_000, Code::Unimplemented);
+    assert_snapshot!(old.seen(CHECK), @r#"
+    exit code 1
+    --- stdout
+    ok    Teleport 12.4.0, cluster a.example, connected straight to the Auth Service
+    ok    credentials of user teleport-event-indexer, valid until TIME
+    FAIL  Teleport 12.4.0 has no API for audit events
+          hint: Teleport 14 or newer is needed
+    FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
+          hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    --- stderr
+    TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="12.4.0"
+    "#);
+    let dry_run = [START, &["--dry-run"]].concat();
+    assert_snapshot!(old.seen(&dry_run), @r#"
+    exit code 1
+    --- stderr
+    TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="12.4.0"
+    TIME  INFO first start start_time="2026-01-01T00:00:00Z"
+    TIME  INFO reading by the search API: the server has no export API
+    error: the run has ended: reading the audit log failed for good: this server has neither the export nor the search API for audit events: Teleport 14 or newer is needed
+    "#);
+}
+
+#[test]
+fn what_denies_us_tells_what_is_missing() {
+    let args = ["--events=10", "--sessions=0", r#"--faults={"deny": true}"#];
+    let Some(teleport) = FakeTeleport::start(&args) else {
+        return;
+    };
+    let indexer = Indexer::new();
+    indexer.configure(teleport.addr(), &format!("http://{NOBODY}"), "");
+    fs::copy(teleport.identity(), indexer.directory().join("identity")).unwrap();
+    assert_snapshot!(indexer.seen(CHECK), @r#"
+    exit code 1
+    --- stdout
+    ok    Teleport 17.2.1, cluster fake.example.test, connected straight to the Auth Service
+    ok    credentials of user teleport-event-handler, valid until TIME
+    FAIL  Teleport answered GetEventExportChunks with PermissionDenied: access denied to perform action "list" on "event"
+          hint: give the identity's user a role with the rule `resources: [event, session], verbs: [list, read]`
+    FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
+          hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    --- stderr
+    TIME  INFO credentials read cluster=fake.example.test address=127.0.0.1:PORT expires=TIME
+    TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="fake.example.test" version="17.2.1"
     "#);
 }
 

@@ -137,6 +137,11 @@ impl Running {
         self.signal("INT");
     }
 
+    /// Asks it to read again what may have changed (SIGHUP).
+    pub(crate) fn hang_up(&mut self) {
+        self.signal("HUP");
+    }
+
     fn signal(&mut self, name: &str) {
         // Asking first: the id of a program that was waited for may be somebody else's.
         if self.is_running() {
