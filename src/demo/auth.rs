@@ -36,7 +36,7 @@ use crate::teleport::proto::auth::auth_service_server::AuthServiceServer;
 use script::Shared;
 use service::Service;
 
-pub use script::{KeyFault, Method, Request};
+pub use script::{KeyFault, Method, Request, Unreadable};
 
 /// Why the stand-in did not start.
 #[derive(Debug, thiserror::Error)]
@@ -248,10 +248,10 @@ impl AuthControl {
         self.0.script.lock().delay = delay;
     }
 
-    /// Searches stop dead at an event with a larger body: the page ends before it and its last key
-    /// is empty, though there is more. `None`, at first: all events are handed out.
-    pub fn set_unreadable_bytes(&self, bytes: Option<usize>) {
-        self.0.script.lock().unreadable_bytes = bytes;
+    /// Events with a larger body than this cannot be sent, and what happens then: chunks hide none.
+    /// `None`, at first: all events are handed out.
+    pub fn set_unreadable(&self, fault: Option<(usize, Unreadable)>) {
+        self.0.script.lock().unreadable = fault;
     }
 
     /// From now on something is wrong with the keys of searches, or no longer.

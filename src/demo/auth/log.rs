@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, Utc};
+use tonic::Code;
 
+use super::script::Unreadable;
 use crate::demo::events::Random;
 use crate::event::{AuditEvent, Timestamp};
 use crate::teleport::proto::auditlog as proto;
@@ -44,8 +46,8 @@ pub(super) struct Query<'a> {
     pub(super) limit: usize,
     pub(super) start_key: &'a str,
     pub(super) ascending: bool,
-    /// Events with larger bodies end the search.
-    pub(super) unreadable_bytes: Option<usize>,
+    /// Events with larger bodies cannot be sent.
+    pub(super) unreadable: Option<(usize, Unreadable)>,
 }
 
 /// The day a time belongs to. A missing time is the epoch, as protobuf reads it; one that no
@@ -169,7 +171,8 @@ impl Log {
         chunk.cloned()
     }
 
-    pub(super) fn search(&self, query: &Query<'_>) -> proto::EventsUnstructured {
+    /// A page, or the code with which the call fails.
+    pub(super) fn search(&self, query: &Query<'_>) -> Result<proto::EventsUnstructured, Code> {
         let mut page = proto::EventsUnstructured::default();
         let mut from = query.from;
         if self.whole_seconds {
@@ -183,7 +186,7 @@ impl Log {
                 .find(query.start_key)
                 .filter(|place| (low..high).contains(place))
             else {
-                return page;
+                return Ok(page);
             };
             if query.ascending {
                 low = place + 1;
@@ -215,8 +218,14 @@ impl Log {
         // An event more than fits is looked at, since only one more makes the last key.
         for (place, event) in matching.by_ref() {
             let size = event.unstructured.len();
-            if query.unreadable_bytes.is_some_and(|most| size > most) {
-                break;
+            match query.unreadable {
+                Some((most, Unreadable::Hidden)) if size > most => break,
+                Some((most, Unreadable::Refused(code)))
+                    if size > most && page.items.len() < query.limit =>
+                {
+                    return Err(code);
+                }
+                _ => {}
             }
             let full = page.items.len() >= query.limit || bytes + size > PAGE_BYTES;
             if let (true, Some(last)) = (full, last) {
@@ -227,7 +236,7 @@ impl Log {
             page.items.push(event.clone());
             last = Some(place);
         }
-        page
+        Ok(page)
     }
 
     fn find(&self, start_key: &str) -> Option<usize> {

@@ -38,6 +38,15 @@ pub enum KeyFault {
     EmptyPages,
 }
 
+/// What a server does about an event that it cannot send. Both have happened to exporters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// A search's page ends before it, and its last key is empty as at the range's end.
+    Hidden,
+    /// The call fails that would have to send it.
+    Refused(Code),
+}
+
 /// A request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -77,7 +86,7 @@ pub enum Request {
 pub(super) struct Script {
     pub(super) export: bool,
     pub(super) delay: Duration,
-    pub(super) unreadable_bytes: Option<usize>,
+    pub(super) unreadable: Option<(usize, Unreadable)>,
     pub(super) key_fault: Option<KeyFault>,
     pub(super) failures: HashMap<Method, VecDeque<Code>>,
     pub(super) breaks: VecDeque<(usize, Code)>,
@@ -114,7 +123,7 @@ impl Shared {
             script: Lock::new(Script {
                 export: options.export,
                 delay: Duration::ZERO,
-                unreadable_bytes: None,
+                unreadable: None,
                 key_fault: None,
                 failures: HashMap::new(),
                 breaks: VecDeque::new(),

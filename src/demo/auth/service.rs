@@ -9,7 +9,7 @@ use tonic::{Code, Response, Status};
 
 use super::Peer;
 use super::log::{Query, day};
-use super::script::{KeyFault, Method, Request, Shared};
+use super::script::{KeyFault, Method, Request, Shared, Unreadable};
 use crate::event::Timestamp;
 use crate::teleport::proto::auditlog::audit_log_service_server::AuditLogService;
 use crate::teleport::proto::auditlog::{self, EventExportChunk, ExportEventUnstructured};
@@ -111,15 +111,24 @@ impl Service {
             let message = format!("invalid cursor {:?}", request.cursor);
             return Err(Status::invalid_argument(message));
         };
-        let end = chunk.events.len();
-        let planned = self.shared.script.lock().breaks.pop_front();
-        let (end, last) = match planned {
-            Some((n_events, code)) => {
-                let status = Status::new(code, "planned break of the stream");
-                (end.min(start.saturating_add(n_events)), Some(Err(status)))
-            }
-            None => (end, None),
+        let mut end = chunk.events.len();
+        let (planned, unreadable) = {
+            let mut script = self.shared.script.lock();
+            (script.breaks.pop_front(), script.unreadable)
         };
+        let mut last = None;
+        if let Some((n_events, code)) = planned {
+            end = end.min(start.saturating_add(n_events));
+            last = Some(Err(Status::new(code, "planned break of the stream")));
+        }
+        if let Some((most, Unreadable::Refused(code))) = unreadable
+            && let Some(before) = chunk.events[start..end]
+                .iter()
+                .position(|event| event.unstructured.len() > most)
+        {
+            end = start + before;
+            last = Some(Err(too_large(code)));
+        }
         let service = self.clone();
         let events = (start..end).map(move |n| {
             service.hand_out(Method::ReadChunk, 1);
@@ -130,6 +139,10 @@ impl Service {
         });
         Ok(Box::pin(stream::iter(events.chain(last))))
     }
+}
+
+fn too_large(code: Code) -> Status {
+    Status::new(code, "trying to send message larger than max")
 }
 
 /// What a search begins with.
@@ -211,9 +224,9 @@ impl AuditLogService for Service {
                 "the start date is after the end date",
             ));
         }
-        let (unreadable_bytes, fault) = {
+        let (unreadable, fault) = {
             let script = self.shared.script.lock();
-            (script.unreadable_bytes, script.key_fault)
+            (script.unreadable, script.key_fault)
         };
         let start_key = match start_key(&request.start_key, fault)? {
             StartKey::Key(key) => key,
@@ -231,8 +244,9 @@ impl AuditLogService for Service {
             limit,
             start_key,
             ascending,
-            unreadable_bytes,
+            unreadable,
         });
+        let page = page.map_err(too_large)?;
         self.hand_out(Method::Search, page.items.len());
         Ok(Response::new(page))
     }

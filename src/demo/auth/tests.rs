@@ -341,13 +341,20 @@ async fn a_page_ends_at_a_mebibyte_but_a_larger_event_goes_out_alone() {
     }
     assert_eq!(pages, ["0,1", "2", "3", "4"]);
 
-    set.server.control().set_unreadable_bytes(Some(2_000_000));
+    let control = set.server.control().clone();
+    let cannot = |how| control.set_unreadable(Some((2_000_000, how)));
+    cannot(Unreadable::Hidden);
     let (page, key) = set.search(search(2, 9, 100)).await.unwrap();
     assert_eq!((page.concat().as_str(), key.as_str()), ("2", ""));
     assert_eq!(
         set.search(search(3, 9, 100)).await.unwrap(),
         (Vec::new(), String::new())
     );
+    cannot(Unreadable::Refused(Code::ResourceExhausted));
+    let status = set.search(search(2, 9, 100)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let (page, key) = set.search(search(2, 9, 1)).await.unwrap();
+    assert_eq!((page.concat().as_str(), key.is_empty()), ("2", false));
 }
 
 #[tokio::test]
