@@ -58,7 +58,7 @@ pub use dead_letter::{
 };
 pub use error::CheckpointError;
 pub use export::{Chunk, Listed};
-pub use gap::Gap;
+pub use gap::{Filled, Gap};
 pub use lock::{Holder, LockError, Role, RoleLock};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};
 pub use storage::StorageError;

@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension, Transaction, named_params, params};
 
 use super::error::Failure;
 use super::export::{self, DAY_MS};
+use super::gap::{self, Filled};
 use super::run::{self, RunId, SourceMode, Window};
 use super::{Checkpoint, CheckpointError, now_ms, signed};
 
@@ -41,13 +42,22 @@ pub enum Step {
         /// The chunk, in the server's words.
         chunk: String,
     },
+    /// The same as another step, and what was missing is there now.
+    Filled {
+        /// The other step, unless the read moves nothing.
+        by: Option<Box<Step>>,
+        /// The gaps that are closed.
+        filled: Filled,
+    },
 }
 
 impl Step {
-    fn mode(&self) -> SourceMode {
+    /// The event API by which it was made.
+    fn mode(&self) -> Option<SourceMode> {
         match self {
-            Self::Window { .. } => SourceMode::Search,
-            Self::Chunk { .. } | Self::ChunkDone { .. } => SourceMode::Export,
+            Self::Window { .. } => Some(SourceMode::Search),
+            Self::Chunk { .. } | Self::ChunkDone { .. } => Some(SourceMode::Export),
+            Self::Filled { by, .. } => by.as_ref()?.mode(),
         }
     }
 }
@@ -107,8 +117,14 @@ impl Checkpoint {
     ) -> Result<Committed, CheckpointError> {
         self.write("commit what has settled", |transaction| {
             let standing = Standing::load(transaction, run)?;
-            for step in steps.iter().filter(|step| standing.reads_by(step.mode())) {
-                take(transaction, run, step)?;
+            for step in steps {
+                // Whichever API has filled a gap, it is filled.
+                if let Step::Filled { filled, .. } = step {
+                    gap::close(transaction, run, filled)?;
+                }
+                if step.mode().is_some_and(|mode| standing.reads_by(mode)) {
+                    take(transaction, run, step)?;
+                }
             }
             transaction
                 .prepare_cached(
@@ -181,6 +197,10 @@ fn take(transaction: &Transaction<'_>, run: RunId, step: &Step) -> rusqlite::Res
             )?
             .execute(params![run.0, export::day(*date), chunk, cursor])
             .map(drop),
+        Step::Filled { by, .. } => match by {
+            Some(by) => take(transaction, run, by),
+            None => Ok(()),
+        },
         Step::ChunkDone { date, chunk } => transaction
             .prepare_cached(
                 "INSERT INTO chunks (run_id, day, name, done) VALUES (?1, ?2, ?3, 1)

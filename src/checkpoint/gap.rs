@@ -1,15 +1,15 @@
-//! Gaps: spans of the audit log that could not be read.
+//! Gaps: spans of the audit log that could not be read, and what became of them.
 
 use chrono::NaiveDate;
-use rusqlite::{Row, named_params};
+use rusqlite::{Row, Transaction, named_params};
 
 use super::run::RunId;
-use super::{Checkpoint, CheckpointError, export};
+use super::{Checkpoint, CheckpointError, export, now_ms};
 
 /// A known span that could not be read, with the reason. Times are milliseconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gap {
-    /// A short code, such as `event_too_large`.
+    /// A short code, such as `event_unreadable`.
     pub reason: String,
     /// The start of the span.
     pub from_ms: i64,
@@ -21,13 +21,41 @@ pub struct Gap {
     pub date: Option<NaiveDate>,
     /// Export: the chunk, in the server's words.
     pub chunk: Option<String>,
+    /// The type of the one event that is missing, if it is one and its type is known.
+    pub event_type: Option<String>,
+    /// The same of its id.
+    pub event_id: Option<String>,
+    /// The id of the dead letter that holds its bytes.
+    pub dead_letter: Option<String>,
     /// When it was found.
     pub found_ms: i64,
 }
 
+impl Gap {
+    /// Whether the two are about the same: reason, span, chunk and dead letter.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |gap: &Self| {
+            let Self { reason, chunk, .. } = gap.clone();
+            let place = (gap.from_ms, gap.to_ms, gap.date);
+            (reason, place, chunk, gap.dead_letter.clone())
+        };
+        identity(self) == identity(other)
+    }
+}
+
+/// Gaps that a read has filled: everything that was missing has settled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Which; they need not be there.
+    pub gaps: Vec<Gap>,
+    /// Those of other runs too: what was read was not filtered.
+    pub of_all_runs: bool,
+}
+
 impl Checkpoint {
-    /// Writes a gap down, and says whether it is new: the same run, reason, span and chunk are the
-    /// same gap, however often it is met.
+    /// Writes a gap down, and says whether it is new: the same run, reason, span, chunk and dead
+    /// letter are the same gap, however often it is met. One that was closed stays closed, as what
+    /// was missing has settled.
     ///
     /// # Errors
     /// If there is no such run, or the state file cannot be changed.
@@ -36,8 +64,10 @@ impl Checkpoint {
             let rows = transaction
                 .prepare_cached(
                     "INSERT INTO gaps
-                         (run_id, reason, from_ms, to_ms, day, chunk, detail, found_ms)
-                     VALUES (:run, :reason, :from, :to, :day, :chunk, :detail, :found)
+                         (run_id, reason, from_ms, to_ms, day, chunk, detail, event_type, event_id,
+                          dead_letter, found_ms)
+                     VALUES (:run, :reason, :from, :to, :day, :chunk, :detail, :type, :id,
+                         :dead_letter, :found)
                      ON CONFLICT DO NOTHING",
                 )?
                 .execute(named_params! {
@@ -48,11 +78,60 @@ impl Checkpoint {
                     ":day": gap.date.map(export::day),
                     ":chunk": gap.chunk,
                     ":detail": gap.detail,
+                    ":type": gap.event_type,
+                    ":id": gap.event_id,
+                    ":dead_letter": gap.dead_letter,
                     ":found": gap.found_ms,
                 })?;
             Ok(rows == 1)
         })
     }
+
+    /// The open gaps that a run may close, by when they were found: its own; those of all runs if
+    /// it reads without filters.
+    ///
+    /// # Errors
+    /// If the state file cannot be read.
+    pub fn open_gaps(&self, run: RunId, of_all_runs: bool) -> Result<Vec<Gap>, CheckpointError> {
+        self.read("read the open gaps", |transaction| {
+            let gaps = transaction
+                .prepare_cached(
+                    "SELECT * FROM gaps WHERE closed_ms IS NULL AND (:all OR run_id = :run)
+                     ORDER BY found_ms, id",
+                )?
+                .query_map(named_params! {":all": of_all_runs, ":run": run.0}, read)?
+                .collect::<Result<_, _>>()?;
+            Ok(gaps)
+        })
+    }
+}
+
+/// Closes gaps.
+pub(super) fn close(
+    transaction: &Transaction<'_>,
+    run: RunId,
+    filled: &Filled,
+) -> rusqlite::Result<()> {
+    let mut close = transaction.prepare_cached(
+        "UPDATE gaps SET closed_ms = :now
+         WHERE closed_ms IS NULL AND (:all OR run_id = :run)
+             AND reason = :reason AND from_ms = :from AND to_ms = :to
+             AND day IS :day AND chunk IS :chunk AND dead_letter IS :dead_letter",
+    )?;
+    for gap in &filled.gaps {
+        close.execute(named_params! {
+            ":now": now_ms(),
+            ":all": filled.of_all_runs,
+            ":run": run.0,
+            ":reason": gap.reason,
+            ":from": gap.from_ms,
+            ":to": gap.to_ms,
+            ":day": gap.date.map(export::day),
+            ":chunk": gap.chunk,
+            ":dead_letter": gap.dead_letter,
+        })?;
+    }
+    Ok(())
 }
 
 /// Reads a row of `gaps`.
@@ -65,29 +144,32 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Gap> {
         detail: row.get("detail")?,
         date: day.and_then(NaiveDate::from_epoch_days),
         chunk: row.get("chunk")?,
+        event_type: row.get("event_type")?,
+        event_id: row.get("event_id")?,
+        dead_letter: row.get("dead_letter")?,
         found_ms: row.get("found_ms")?,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::checkpoint::FoundGap;
+    use crate::checkpoint::{Counts, FoundGap, Step};
 
     use super::*;
 
     #[test]
-    fn a_gap_met_twice_is_one() {
+    fn a_gap_met_twice_is_one_and_once_closed_stays_closed() {
         let directory = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::open(directory.path()).unwrap();
         let run = checkpoint.daemon_run("example", || 0).unwrap().0.id;
+        let other = checkpoint.backfill_run("example", 0, 9, "").unwrap().id;
         let gap = Gap {
-            reason: "event_too_large".to_owned(),
+            reason: "event_unreadable".to_owned(),
             from_ms: 10,
             to_ms: 11,
             detail: "4.5 MiB".to_owned(),
-            date: None,
-            chunk: None,
             found_ms: 100,
+            ..Gap::default()
         };
         let of_a_chunk = Gap {
             date: NaiveDate::from_ymd_opt(2031, 5, 9),
@@ -95,20 +177,56 @@ mod tests {
             found_ms: 50,
             ..gap.clone()
         };
+        let of_an_event = Gap {
+            event_type: Some("exec".to_owned()),
+            dead_letter: Some("letter".to_owned()),
+            found_ms: 20,
+            ..gap.clone()
+        };
         let met_again = Gap {
             detail: "another word".to_owned(),
             found_ms: 300,
             ..gap.clone()
         };
-        let new: Vec<_> = [&gap, &of_a_chunk, &met_again, &of_a_chunk]
-            .into_iter()
-            .map(|gap| checkpoint.record_gap(run, gap).unwrap())
-            .collect();
-        assert_eq!(new, [true, true, false, false]);
+        let record = |run, gap| checkpoint.record_gap(run, gap).unwrap();
+        let new = [&gap, &of_a_chunk, &of_an_event, &met_again].map(|gap| record(run, gap));
+        assert_eq!(new, [true, true, true, false]);
+        assert!(record(other, &gap));
 
-        let summary = checkpoint.summary().unwrap();
-        assert_eq!((summary.gaps, summary.runs[0].gaps), (2, 2));
-        let found = |gap| FoundGap { run, gap };
-        assert_eq!(summary.newest_gaps, [found(gap), found(of_a_chunk)]);
+        let look = || {
+            let summary = checkpoint.summary().unwrap();
+            let counts = (summary.gaps, summary.closed_gaps, summary.runs[0].gaps);
+            (counts, summary.newest_gaps)
+        };
+        let found = |run, gap: &Gap| FoundGap {
+            run,
+            gap: gap.clone(),
+        };
+        let newest = [
+            found(other, &gap),
+            found(run, &gap),
+            found(run, &of_a_chunk),
+            found(run, &of_an_event),
+        ];
+        assert_eq!(look(), ((4, 0, 3), newest.to_vec()));
+
+        // A step closes them even if the run reads by no event API any more: it has settled.
+        let fill = |gaps: &[&Gap], of_all_runs| {
+            let filled = Filled {
+                gaps: gaps.iter().map(|gap| (*gap).clone()).collect(),
+                of_all_runs,
+            };
+            let steps = [Step::Filled { by: None, filled }];
+            checkpoint.commit(run, &steps, &Counts::default()).unwrap();
+        };
+        fill(&[&met_again, &of_an_event], false);
+        assert_eq!(look().0, (2, 2, 1));
+        let own = checkpoint.open_gaps(run, false).unwrap();
+        assert_eq!(own.as_slice(), std::slice::from_ref(&of_a_chunk));
+        assert_eq!(checkpoint.open_gaps(run, true).unwrap().len(), 2);
+        fill(&[&gap], true);
+        assert_eq!(look().0, (1, 3, 1));
+        assert!(!record(run, &gap));
+        assert_eq!(look().0, (1, 3, 1));
     }
 }

@@ -94,6 +94,9 @@ pub struct Run {
     pub mode: Option<SourceMode>,
     /// Everything before this is settled.
     pub position_ms: i64,
+    /// The newest event that the daemon has seen by search: until then the server's clock had come
+    /// for certain. `None` if there was none yet.
+    pub newest_ms: Option<i64>,
     /// Whether a backfill has read and settled everything.
     pub finished: bool,
     /// Search: the windows that end after the position, by start; some of them may be finished.
@@ -263,9 +266,26 @@ impl Checkpoint {
             }
             forget_progress(transaction, run)?;
             transaction.execute(
-                "UPDATE runs SET mode = ?2, position_ms = ?3, updated_ms = ?4 WHERE id = ?1",
+                "UPDATE runs SET mode = ?2, position_ms = ?3, newest_ms = NULL, updated_ms = ?4
+                 WHERE id = ?1",
                 params![run.0, mode, position_ms, now_ms()],
             )?;
+            Ok(())
+        })
+    }
+
+    /// Writes down the newest event, in milliseconds since 1970, that a run has seen by search. It
+    /// only moves forward.
+    ///
+    /// # Errors
+    /// If the state file cannot be changed.
+    pub fn set_newest(&self, run: RunId, newest_ms: i64) -> Result<(), CheckpointError> {
+        self.write("write down the newest event", |transaction| {
+            transaction
+                .prepare_cached(
+                    "UPDATE runs SET newest_ms = max(ifnull(newest_ms, ?2), ?2) WHERE id = ?1",
+                )?
+                .execute(params![run.0, newest_ms])?;
             Ok(())
         })
     }
@@ -322,7 +342,7 @@ fn load(
     let run = transaction
         .prepare_cached(&format!(
             "SELECT (SELECT cluster FROM state) AS cluster, from_ms, to_ms, mode, position_ms,
-                 finished, {COUNT_COLUMNS}
+                 newest_ms, finished, {COUNT_COLUMNS}
              FROM runs WHERE id = :run"
         ))?
         .query_row(named_params! { ":run": id.0 }, |row| {
@@ -333,6 +353,7 @@ fn load(
                 to_ms: row.get("to_ms")?,
                 mode: row.get("mode")?,
                 position_ms: row.get("position_ms")?,
+                newest_ms: row.get("newest_ms")?,
                 finished: row.get("finished")?,
                 windows: Vec::new(),
                 counts: read_counts(row)?,

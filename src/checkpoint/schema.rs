@@ -7,7 +7,7 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3];
 
 /// What a file is, by its header.
 #[derive(Debug, PartialEq, Eq)]
@@ -148,6 +148,19 @@ END;
 CREATE TRIGGER blocked_dropped AFTER DELETE ON blocked BEGIN
     UPDATE state SET blocked = blocked - 1, blocked_bytes = blocked_bytes - old.bytes;
 END;
+";
+
+/// Gaps are closed, and know of the one event that is missing if that was seen; runs know the newest
+/// event that they have read.
+const FORMAT_3: &str = "
+ALTER TABLE gaps ADD COLUMN event_type TEXT;
+ALTER TABLE gaps ADD COLUMN event_id TEXT;
+ALTER TABLE gaps ADD COLUMN dead_letter TEXT;
+ALTER TABLE gaps ADD COLUMN closed_ms INTEGER;
+DROP INDEX gaps_identity;
+CREATE UNIQUE INDEX gaps_identity ON gaps (
+    run_id, reason, from_ms, to_ms, ifnull(day, ''), ifnull(chunk, ''), ifnull(dead_letter, ''));
+ALTER TABLE runs ADD COLUMN newest_ms INTEGER;
 ";
 
 /// Reads whose file it is and which format it has; changes nothing.

@@ -17,9 +17,11 @@ pub struct Summary {
     pub cluster: Option<String>,
     /// All runs, the oldest first.
     pub runs: Vec<RunSummary>,
-    /// How many gaps there are.
+    /// How many gaps are open.
     pub gaps: u64,
-    /// The gaps found last, the newest first.
+    /// How many were closed: what was missing came later.
+    pub closed_gaps: u64,
+    /// The open gaps found last, the newest first.
     pub newest_gaps: Vec<FoundGap>,
     /// The dead-letter store.
     pub dead_letters: DeadLetterSummary,
@@ -50,7 +52,7 @@ pub struct RunSummary {
     pub open_windows: u64,
     /// Export: chunks that are listed or begun.
     pub open_chunks: u64,
-    /// Gaps that it found.
+    /// Gaps that it found and that are open.
     pub gaps: u64,
 }
 
@@ -98,9 +100,8 @@ impl Checkpoint {
                 cluster: transaction
                     .query_row("SELECT cluster FROM state", [], |row| row.get(0))?,
                 runs: runs(transaction)?,
-                gaps: transaction.query_row("SELECT count(*) FROM gaps", [], |row| {
-                    row.get(0).map(unsigned)
-                })?,
+                gaps: count_gaps(transaction, "closed_ms IS NULL")?,
+                closed_gaps: count_gaps(transaction, "closed_ms IS NOT NULL")?,
                 newest_gaps: newest_gaps(transaction)?,
                 dead_letters: DeadLetterSummary {
                     count,
@@ -117,6 +118,12 @@ impl Checkpoint {
     }
 }
 
+fn count_gaps(transaction: &Transaction<'_>, which: &str) -> rusqlite::Result<u64> {
+    transaction
+        .prepare_cached(&format!("SELECT count(*) FROM gaps WHERE {which}"))?
+        .query_row([], |row| row.get(0).map(unsigned))
+}
+
 fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
     transaction
         .prepare_cached(&format!(
@@ -124,7 +131,7 @@ fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
                  (SELECT count(*) FROM windows WHERE run_id = runs.id AND reached_ms < windows.to_ms)
                      AS open_windows,
                  (SELECT count(*) FROM chunks WHERE run_id = runs.id AND done = 0) AS open_chunks,
-                 (SELECT count(*) FROM gaps WHERE run_id = runs.id) AS gaps,
+                 (SELECT count(*) FROM gaps WHERE run_id = runs.id AND closed_ms IS NULL) AS gaps,
                  {COUNT_COLUMNS}
              FROM runs ORDER BY id"
         ))?
@@ -156,7 +163,9 @@ fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
 
 fn newest_gaps(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<FoundGap>> {
     transaction
-        .prepare_cached("SELECT * FROM gaps ORDER BY found_ms DESC, id DESC LIMIT ?1")?
+        .prepare_cached(
+            "SELECT * FROM gaps WHERE closed_ms IS NULL ORDER BY found_ms DESC, id DESC LIMIT ?1",
+        )?
         .query_map([NEWEST_GAPS], |row| {
             Ok(FoundGap {
                 run: RunId(row.get("run_id")?),

@@ -51,7 +51,10 @@ fn as_text(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> String {
     for run in &summary.runs {
         lines.extend(run_lines(run, now_ms));
     }
-    lines.push(format!("gaps           {}", summary.gaps));
+    lines.push(match summary.closed_gaps {
+        0 => format!("gaps           {}", summary.gaps),
+        closed => format!("gaps           {} open, {closed} closed", summary.gaps),
+    });
     for found in &summary.newest_gaps {
         let gap = &found.gap;
         let (from, to) = (time(gap.from_ms), time(gap.to_ms));
@@ -182,7 +185,7 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
         "cluster": summary.cluster,
         "daemon": daemon.map(|Holder { pid, host }| json!({"pid": pid, "host": host})),
         "runs": runs.collect::<Vec<_>>(),
-        "gaps": {"count": summary.gaps, "newest": gaps.collect::<Vec<_>>()},
+        "gaps": {"count": summary.gaps, "closed": summary.closed_gaps, "newest": gaps.collect::<Vec<_>>()},
         "blocked": {"count": blocked.count, "bytes": blocked.bytes, "by_index": by_index},
         "dead_letters": {"count": letters.count, "bytes": letters.bytes, "by_error_type": by_type},
     })

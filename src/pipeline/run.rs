@@ -16,6 +16,7 @@ use self::holding::{Storing, join_storing};
 use super::batch::{Batch, BatchBuilder, Operation};
 use super::blocked::Blocked;
 use super::delivery::{Delivered, Delivery, InFlight};
+use super::gap;
 use super::progress::{Lane, PageNumber, Progress};
 use super::retry::Backoff;
 use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
@@ -240,6 +241,10 @@ impl<K: Sink> Loop<K> {
         Stats::add(&self.stats.filtered, filtered);
         self.counts.events += read;
         self.counts.filtered += filtered;
+        let filled = match &reached {
+            Some(Step::Filled { filled, .. }) => filled.gaps.clone(),
+            _ => Vec::new(),
+        };
         let number = self.progress.take(lane, reached, permit);
         if let Some(gap) = gap {
             self.take_gap(number, gap).await?;
@@ -247,9 +252,21 @@ impl<K: Sink> Loop<K> {
         for event in &events {
             self.progress.add(number, 1);
             if let Err(refused) = self.encode(number, event) {
+                let gap = gap::of_malformed(&refused, &event.id);
                 self.builder.push_unconverted(number, *refused);
+                if let Some(gap) = gap {
+                    self.take_gap(number, gap).await?;
+                }
             }
             self.close_if_full();
+        }
+        // Behind the events that fill them.
+        for filled in &filled {
+            self.push_own(
+                number,
+                filled.from_ms,
+                gap::closed(filled, chrono::Utc::now()),
+            );
         }
         if let Some(step) = self.progress.complete(number) {
             self.steps.insert(step.0, step.1);
@@ -289,31 +306,35 @@ impl<K: Sink> Loop<K> {
         let new = tokio::task::spawn_blocking(move || checkpoint.record_gap(run, &row))
             .await
             .expect("recording a gap does not panic")?;
+        // Looks back meet a gap again and again.
         if new {
             Stats::add(&self.stats.gaps, 1);
+            error!(
+                reason = gap.reason,
+                from_ms = gap.from_ms,
+                to_ms = gap.to_ms,
+                "gap: {}",
+                gap.detail
+            );
         }
-        error!(
-            reason = gap.reason,
-            from_ms = gap.from_ms,
-            to_ms = gap.to_ms,
-            "gap: {}",
-            gap.detail
-        );
-        let (id, document) = gap_document(&gap);
+        self.push_own(page, gap.from_ms, gap::opened(&gap));
+        Ok(())
+    }
+
+    /// Puts a document about a gap into the batch.
+    fn push_own(&mut self, page: PageNumber, time_ms: i64, own: (DocumentId, serde_json::Value)) {
+        let (id, document) = own;
         let body = self.builder.body();
         let start = body.len();
-        let encoded = match self.encoder.encode_own(gap.from_ms, id, &document, body) {
-            Ok(encoded) => encoded,
-            Err(unusable) => {
-                // The row in the state file tells of it all the same.
-                error!("no document can be made of the gap: {}", Chain(&unusable));
-                return Ok(());
+        match self.encoder.encode_own(time_ms, id, &document, body) {
+            Ok(encoded) => {
+                self.progress.add(page, 1);
+                self.push(page, start, encoded);
+                self.close_if_full();
             }
-        };
-        self.progress.add(page, 1);
-        self.push(page, start, encoded);
-        self.close_if_full();
-        Ok(())
+            // The row in the state file tells of it all the same.
+            Err(unusable) => error!("no document can be made of a gap: {}", Chain(&unusable)),
+        }
     }
 
     /// Registers what the encoder has just appended to the batch, from `start` on.
@@ -424,21 +445,4 @@ async fn join(
         Some(commit) => commit.await.expect("a commit does not panic"),
         None => std::future::pending().await,
     }
-}
-
-/// The document that says what is missing. Its id depends on what is missing alone, so a gap that
-/// is met again is the same document.
-fn gap_document(gap: &Gap) -> (DocumentId, serde_json::Value) {
-    let time = |ms: i64| chrono::DateTime::from_timestamp_millis(ms).map(|t| t.to_rfc3339());
-    let document = serde_json::json!({
-        "time": time(gap.from_ms),
-        "event": "event_indexer.gap",
-        "event_indexer.gap.reason": gap.reason,
-        "event_indexer.gap.from": time(gap.from_ms),
-        "event_indexer.gap.to": time(gap.to_ms),
-        "event_indexer.gap.detail": gap.detail,
-    });
-    let to = gap.to_ms.to_be_bytes();
-    let parts = [gap.reason.as_bytes(), &to, gap.detail.as_bytes()];
-    (DocumentId::of_own(gap.from_ms, &parts), document)
 }

@@ -105,6 +105,7 @@ impl Chunk {
             date: Some(day),
             chunk: Some(name.clone()),
             found_ms: now_ms(),
+            ..Gap::default()
         };
         let done = Step::ChunkDone {
             date: day,

@@ -1,0 +1,122 @@
+//! What is told of gaps in Elasticsearch: one document says what is missing, a second one that it
+//! came after all. Nothing is ever changed there, as the writer may only create.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::{DeadLetter, Gap};
+use crate::document::DocumentId;
+
+/// The `event` of both documents.
+const EVENT: &str = "event_indexer.gap";
+
+/// The document that says what is missing. Its id depends on what is missing alone, so a gap that
+/// is met again is the same document.
+pub(super) fn opened(gap: &Gap) -> (DocumentId, Value) {
+    (id("gap", gap), Value::Object(members(gap)))
+}
+
+/// The document that says that what was missing has come. It lies beside the first one.
+pub(super) fn closed(gap: &Gap, now: DateTime<Utc>) -> (DocumentId, Value) {
+    let mut members = members(gap);
+    members.insert(format!("{EVENT}.closed"), now.to_rfc3339().into());
+    (id("gap closed", gap), Value::Object(members))
+}
+
+/// The gap that an event leaves which came, but makes no document: `None` where no index can be
+/// told for one, since the dead letter is all there can be then.
+pub(super) fn of_malformed(letter: &DeadLetter, event_id: &[u8]) -> Option<Gap> {
+    let from_ms = letter.time_ms?;
+    Some(Gap {
+        reason: "event_malformed".into(),
+        from_ms,
+        to_ms: from_ms + 1,
+        detail: format!("{}; its bytes are kept as a dead letter", letter.reason),
+        event_type: Some(letter.event_type.clone()),
+        event_id: Some(String::from_utf8_lossy(event_id).into_owned()),
+        dead_letter: Some(letter.document_id.clone()),
+        found_ms: letter.first_seen_ms,
+        ..Gap::default()
+    })
+}
+
+fn id(kind: &str, gap: &Gap) -> DocumentId {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
+    let parts = [
+        kind.as_bytes(),
+        gap.reason.as_bytes(),
+        &gap.to_ms.to_be_bytes(),
+        &text(&gap.chunk),
+        &text(&gap.dead_letter),
+    ];
+    DocumentId::of_own(gap.from_ms, &parts)
+}
+
+fn members(gap: &Gap) -> Map<String, Value> {
+    let time = |ms: i64| DateTime::from_timestamp_millis(ms).map(|time| time.to_rfc3339());
+    let mut members = Map::new();
+    members.insert("time".into(), json!(time(gap.from_ms)));
+    members.insert("event".into(), EVENT.into());
+    for (name, value) in [
+        ("reason", json!(gap.reason)),
+        ("from", json!(time(gap.from_ms))),
+        ("to", json!(time(gap.to_ms))),
+        ("detail", json!(gap.detail)),
+        ("chunk", json!(gap.chunk)),
+        ("event_type", json!(gap.event_type)),
+        ("event_id", json!(gap.event_id)),
+        ("dead_letter", json!(gap.dead_letter)),
+    ] {
+        if !value.is_null() {
+            members.insert(format!("{EVENT}.{name}"), value);
+        }
+    }
+    members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_from_what_is_missing_and_nothing_else() {
+        let gap = Gap {
+            reason: "chunk_vanished".into(),
+            from_ms: 10,
+            to_ms: 20,
+            chunk: Some("one".into()),
+            ..Gap::default()
+        };
+        let met_again = Gap {
+            detail: "other words".into(),
+            found_ms: 99,
+            ..gap.clone()
+        };
+        let others = [
+            Gap {
+                to_ms: 21,
+                ..gap.clone()
+            },
+            Gap {
+                chunk: Some("two".into()),
+                ..gap.clone()
+            },
+            Gap {
+                dead_letter: Some("one".into()),
+                chunk: None,
+                ..gap.clone()
+            },
+        ];
+        assert_eq!(opened(&gap).0, opened(&met_again).0);
+        for other in &others {
+            assert_ne!(opened(&gap).0, opened(other).0, "{other:?}");
+        }
+        let (one, two) = (closed(&gap, DateTime::UNIX_EPOCH), closed(&gap, Utc::now()));
+        assert_eq!(one.0, two.0);
+        assert_ne!(one.0, opened(&gap).0);
+        assert_eq!(
+            one.1["event_indexer.gap.closed"],
+            "1970-01-01T00:00:00+00:00"
+        );
+    }
+}
