@@ -10,5 +10,6 @@ pub mod client;
 pub mod dial;
 mod export;
 pub mod identity;
+mod pace;
 pub(crate) mod proto;
 mod search;

@@ -1,6 +1,7 @@
 //! The audit log as a source of pages, by whichever API the server has.
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{NaiveDate, TimeDelta, Utc};
@@ -9,7 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, RunId, SourceMode};
+use crate::checkpoint::{Checkpoint, CheckpointError, Filled, Gap, RunId, SourceMode};
 use crate::config::EventFilter;
 use crate::event::AuditEvent;
 use crate::output::Chain;
@@ -17,6 +18,7 @@ use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stopped};
 use crate::telemetry::Stats;
 use crate::teleport::client::{CallError, Client, Remedy};
+use crate::teleport::pace::Pace;
 use crate::teleport::{export, search};
 
 /// The first and the longest pause before a failed call is made again. Teleport's own exporter
@@ -72,6 +74,13 @@ pub(super) enum End {
     ApiGone,
 }
 
+/// The log's end: it holds nothing between two times, in ms since 1970.
+#[derive(Clone, Copy)]
+pub(super) struct Tail {
+    pub from_ms: i64,
+    pub to_ms: i64,
+}
+
 /// What both ways of reading share.
 pub(super) struct Context {
     pub client: Client,
@@ -82,6 +91,12 @@ pub(super) struct Context {
     pub stats: Arc<Stats>,
     pub stop: CancellationToken,
     pub events: Option<governor::DefaultDirectRateLimiter>,
+    pace: Pace,
+    /// The newest event that was found by search in a window, ms since 1970.
+    pub newest_ms: AtomicI64,
+    tail: Mutex<Option<Tail>>,
+    /// Gaps that may be filled by what is read.
+    open_gaps: Mutex<Vec<Gap>>,
     lanes: std::sync::atomic::AtomicU64,
 }
 
@@ -114,8 +129,17 @@ impl Source for AuditLog {
             pages,
             stop,
             events,
+            pace: Pace::default(),
+            newest_ms: AtomicI64::new(i64::MIN),
+            tail: Mutex::default(),
+            open_gaps: Mutex::default(),
             lanes: Default::default(),
         });
+        let of_all_runs = context.reads_all();
+        let open = context
+            .blocking(move |checkpoint, run| checkpoint.open_gaps(run, of_all_runs))
+            .await?;
+        *context.open_gaps() = open;
         loop {
             let Some(mode) = context.probe().await else {
                 return Ok(());
@@ -189,12 +213,24 @@ impl Context {
         let mut failures = 0;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
-            let failed = match unless_stopped(&self.stop, call()).await {
+            let in_turn = async {
+                self.pace.turn().await;
+                call().await
+            };
+            let failed = match unless_stopped(&self.stop, in_turn).await {
                 None => return Answer::Stopped,
-                Some(Ok(answer)) => return Answer::Got(answer),
+                Some(Ok(answer)) => {
+                    self.pace.answered();
+                    return Answer::Got(answer);
+                }
                 Some(Err(failed)) => failed,
             };
             failures += 1;
+            if failed.is_too_much()
+                && let Some(pause) = self.pace.halve()
+            {
+                info!(?pause, "too many requests for Teleport, halving their rate");
+            }
             match failed.remedy() {
                 Remedy::Retry | Remedy::Hold if !give_up(&failed, failures) => {
                     self.pause(&mut backoff, &failed).await;
@@ -233,6 +269,40 @@ impl Context {
         unless_stopped(&self.stop, sleep(pause)).await;
     }
 
+    /// Without filters: what is read is all that there is.
+    fn reads_all(&self) -> bool {
+        let EventFilter {
+            types, skip_types, ..
+        } = &self.reading.filter;
+        types.is_empty() && skip_types.is_empty()
+    }
+
+    fn open_gaps(&self) -> MutexGuard<'_, Vec<Gap>> {
+        let open = self.open_gaps.lock();
+        open.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log's end, as it was last looked at.
+    pub(super) fn tail(&self) -> Option<Tail> {
+        *self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_tail(&self, tail: Tail) {
+        *self.tail.lock().unwrap_or_else(PoisonError::into_inner) = Some(tail);
+    }
+
+    /// Takes those gaps away that what was read has filled; `None` if there are none.
+    pub(super) fn filled(&self, is_filled: impl Fn(&Gap) -> bool) -> Option<Filled> {
+        let gaps: Vec<Gap> = self
+            .open_gaps()
+            .extract_if(.., |gap| is_filled(gap))
+            .collect();
+        (!gaps.is_empty()).then(|| Filled {
+            gaps,
+            of_all_runs: self.reads_all(),
+        })
+    }
+
     /// A lane that no other reader has.
     pub(super) fn new_lane(&self) -> Lane {
         Lane(
@@ -243,6 +313,12 @@ impl Context {
 
     /// Hands a page over, within the quota.
     pub(super) async fn send(&self, page: Page) -> Result<(), Closed> {
+        if let Some(gap) = &page.gap {
+            let mut open = self.open_gaps();
+            if !open.iter().any(|known| known.is_same(gap)) {
+                open.push(gap.clone());
+            }
+        }
         if let Some(limiter) = &self.events {
             let events = page.events.len();
             if unless_stopped(&self.stop, quota::pass(limiter, events))

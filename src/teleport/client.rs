@@ -145,7 +145,7 @@ impl Client {
         })
     }
 
-    /// One page of a search, oldest first. `from` and `to` are both inclusive.
+    /// One page of a search. `from` and `to` are both inclusive, `to` as a whole millisecond.
     ///
     /// # Errors
     /// If the call fails.
@@ -154,11 +154,18 @@ impl Client {
         let request = auditlog::GetUnstructuredEventsRequest {
             namespace: query.namespace.into(),
             start_date: Some(wire_time(query.from_ms)),
-            end_date: Some(wire_time(query.to_ms)),
+            end_date: Some(auditlog::Timestamp {
+                nanos: wire_time(query.to_ms).nanos + 999_999,
+                ..wire_time(query.to_ms)
+            }),
             event_types: query.types.to_vec(),
             limit: query.limit,
             start_key: start_key.into(),
-            order: auditlog::Order::Ascending.into(),
+            order: if query.newest_first {
+                auditlog::Order::DescendingUnspecified.into()
+            } else {
+                auditlog::Order::Ascending.into()
+            },
         };
         let mut events = self.events();
         answered("GetUnstructuredEvents", async {
@@ -183,6 +190,7 @@ impl Client {
             to_ms,
             types: &[],
             limit: 1,
+            newest_first: false,
         };
         Ok(self.search(&query, "").await?.events.pop())
     }
@@ -290,18 +298,20 @@ pub struct Query<'a> {
     pub namespace: &'a str,
     /// Lower bound, inclusive, ms since 1970.
     pub from_ms: i64,
-    /// Upper bound, inclusive, ms since 1970.
+    /// The last millisecond, ms since 1970.
     pub to_ms: i64,
     /// Event types; all if empty.
     pub types: &'a [String],
     /// The most events of a page, 1 to 10,000.
     pub limit: i32,
+    /// From the span's end to its start.
+    pub newest_first: bool,
 }
 
 /// A page of a search.
 #[derive(Debug)]
 pub struct Found {
-    /// Oldest first.
+    /// In the order that was asked for.
     pub events: Vec<AuditEvent>,
     /// Opaque; empty if there is no further page for now.
     pub last_key: String,

@@ -7,6 +7,10 @@
 //! No day is ever marked as complete by the server: chunks appear late. Today and yesterday are
 //! listed at every poll, the six days before them every ten minutes; older days once per start of
 //! the program, if the state file has them open. What is listed no more is forgotten.
+//!
+//! Days are those of this machine's clock. One that is ahead by hours or days only lists days that
+//! are empty yet, as those before are listed all the same; one that is behind lists a new day late.
+//! Where it is set back, the last days are listed again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -15,6 +19,7 @@ use std::time::Duration;
 use chrono::{Days, NaiveDate};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
 use crate::pipeline::retry::Backoff;
 use crate::teleport::audit_log::{Answer, Context, End, SourceError, day_of, now_ms};
@@ -31,6 +36,9 @@ const POLLED_DAYS: u64 = 7;
 /// How often those before yesterday are.
 const OLD_DAYS_EVERY: Duration = Duration::from_secs(600);
 
+/// How long a chunk that breaks at the same event each time leaves its place to others.
+const STUCK_PAUSE: Duration = Duration::from_secs(60);
+
 /// The days that are looked at, and which of their chunks readers have or had.
 struct Listed {
     next_new: NaiveDate,
@@ -44,7 +52,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
         .await?;
     // Days before the position are settled but for late chunks.
     let first = day_of(context.reading.from_ms);
-    let resumed = day_of(run.position_ms)
+    let resumed = day_of(run.position_ms.min(now_ms()))
         .checked_sub_days(Days::new(POLLED_DAYS))
         .map_or(first, |day| day.max(first));
     let mut days = Listed {
@@ -57,8 +65,13 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
     let mut next_pass = Instant::now();
     let mut found_nothing_new = false;
     let mut tidied = NaiveDate::MIN;
+    let mut stuck: VecDeque<(Instant, Chunk)> = VecDeque::new();
     loop {
         let today = day_of(now_ms());
+        days.mind_the_clock(first, today);
+        while let Some((_, chunk)) = stuck.pop_front_if(|(due, _)| *due <= Instant::now()) {
+            waiting.push_back(chunk);
+        }
         if context.reading.to_ms.is_none() && tidied < today {
             forget_old_days(context).await?;
             tidied = today;
@@ -69,7 +82,9 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             let context = context.clone();
             readers.spawn(async move { chunk.read(&context).await });
         }
-        let idle = waiting.is_empty() && readers.is_empty() && !days.has_new(context);
+        let all_read = waiting.is_empty() && readers.is_empty() && stuck.is_empty();
+        let idle = all_read && !days.has_new(context);
+        let stuck_due = stuck.front().map(|(due, _)| *due);
         let closed = context.reading.to_ms.is_some() || context.reading.exit_on_last_event;
         if closed && idle && found_nothing_new {
             return Ok(End::Done);
@@ -83,10 +98,12 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             Some(read) = readers.join_next(), if !readers.is_empty() => {
                 match read.expect("a reader does not panic") {
                     Read::Whole => {}
+                    Read::Stuck(chunk) => stuck.push_back((Instant::now() + STUCK_PAUSE, chunk)),
                     Read::Stopped => return Ok(End::Done),
                     Read::ApiGone => return Ok(End::ApiGone),
                 }
             }
+            () = sleep_until(stuck_due.unwrap_or(next_pass)), if stuck_due.is_some() => {}
             () = sleep_until(if hurry { Instant::now() } else { next_pass }), if room => {
                 let mut fresh = 0;
                 for day in days.due(context) {
@@ -107,6 +124,17 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
 }
 
 impl Listed {
+    /// Begins again where this machine's clock has been set back by days. What readers have had
+    /// is known to the state file.
+    fn mind_the_clock(&mut self, first: NaiveDate, today: NaiveDate) {
+        let is_ahead = (self.next_new - today).num_days() > 1;
+        if is_ahead && self.next_new > first {
+            warn!("this machine's clock was ahead: listing the last days again");
+            let begin = today.checked_sub_days(Days::new(POLLED_DAYS));
+            self.next_new = begin.map_or(first, |day| day.max(first));
+        }
+    }
+
     fn last(context: &Context) -> NaiveDate {
         let now = day_of(now_ms());
         context

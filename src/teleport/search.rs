@@ -17,48 +17,46 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::audit_log::{Context, End, SourceError, now_ms};
-use crate::checkpoint::{Run, Step, Window};
+use crate::checkpoint::{Filled, Run, Step, Window};
 use crate::event::AuditEvent;
-use crate::pipeline::{Lane, Page, unless_stopped};
+use crate::pipeline::{Lane, Page};
 
+mod follow;
+mod hidden;
+mod newest;
 mod pages;
 
-use pages::{Next, Pages};
+use follow::{Follower, first_unproven, newest_seen, remember};
+use pages::{Next, Pages, Turn, UNREADABLE};
 
-/// Each poll looks back so far.
-const SHORT_LOOK_BACK_MS: i64 = 10_000;
-
-/// How far the longer looks go back, and how often they are made. Together with the short one
-/// they read each event about seven times within its first hours.
-const LOOK_BACKS: [(Duration, Duration); 2] = [
-    (Duration::from_secs(5 * 60), Duration::from_secs(2 * 60)),
-    (Duration::from_secs(6 * 3600), Duration::from_secs(3 * 3600)),
-];
-
-/// Pages of a longer look back that are read between two polls.
-const LOOK_BACK_PAGES: usize = 4;
+const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// No window is cut shorter than this to give every reader one.
 const SHORTEST_WINDOW_MS: i64 = 10 * 60 * 1000;
 
 pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
-    let run = context
+    let mut run = context
         .blocking(|checkpoint, run| checkpoint.run(run))
         .await?;
+    let is_daemon = context.reading.to_ms.is_none();
+    if is_daemon {
+        let has_types = !context.reading.types.is_empty();
+        run.position_ms = first_unproven(&run, has_types, now_ms());
+    }
     let cuts = Cuts {
         readers: context.reading.concurrency,
         longest_ms: window_ms(context),
     };
     let (mut windows, mut planned_to) = unread(&run, &cuts);
     // The look-backs end at what had been read before this start; it may be long ago.
-    let mut looks = LookBacks::new(planned_to);
+    let started_from_ms = planned_to;
     loop {
         let end = context
             .reading
@@ -76,8 +74,10 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             Some(End::ApiGone) => return Ok(End::ApiGone),
             None => return Ok(End::Done),
         }
-        let closed = context.reading.to_ms.is_some() || context.reading.exit_on_last_event;
-        if closed {
+        if is_daemon && let Some(newest_ms) = newest_seen(context) {
+            remember(context, newest_ms).await?;
+        }
+        if !is_daemon || context.reading.exit_on_last_event {
             return Ok(End::Done);
         }
         // What came while we were catching up is worth windows of its own if it is much.
@@ -86,7 +86,11 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
         }
     }
     info!("caught up, following the audit log");
-    follow(context, planned_to, &mut looks).await
+    let newest_ms = newest_seen(context).max(run.newest_ms);
+    let newest_ms = newest_ms.unwrap_or(run.from_ms);
+    Follower::new(planned_to, newest_ms, started_from_ms)
+        .follow(context)
+        .await
 }
 
 /// What a run that was broken off has yet to read of what it had begun, and the end of that: windows
@@ -128,6 +132,8 @@ impl Cuts {
         let readers = i64::try_from(self.readers).unwrap_or(1);
         let share = (to_ms - from_ms) / (2 * readers);
         let length = share.max(SHORTEST_WINDOW_MS).min(self.longest_ms);
+        // A gap may be of a whole second, and should not lie in two windows.
+        let length = (length / 1000 * 1000).max(length.min(1000));
         let mut windows = Vec::new();
         let mut start = from_ms;
         while start < to_ms {
@@ -155,7 +161,10 @@ async fn read_windows(
             && let Some(window) = waiting.pop_front()
         {
             let context = context.clone();
-            readers.spawn(async move { read_window(&context, window, window.reached_ms).await });
+            readers.spawn(async move {
+                let mut pages = Pages::new(&context, window.reached_ms, window.to_ms);
+                read_window_by(&context, window, &mut pages).await
+            });
         }
         match readers.join_next().await {
             None => return Ok(Some(End::Done)),
@@ -175,30 +184,42 @@ enum Read {
     ApiGone,
 }
 
-/// Reads one window to its end. Starts at `from_ms`, which may lie before the window: what is
-/// found there is sent, but moves nothing.
-async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<Read, SourceError> {
+/// Reads one window to its end, by pages that end there. They may start before the window: what
+/// is found there is sent, but moves nothing.
+async fn read_window_by(
+    context: &Context,
+    window: Window,
+    pages: &mut Pages,
+) -> Result<Read, SourceError> {
     let lane = context.new_lane();
-    let mut pages = Pages::new(context, from_ms, window.to_ms);
-    let mut found = match pages.next(context).await? {
-        Next::Found(found) => found,
+    let mut turn = match pages.next(context).await? {
+        Next::Found(turn) => turn,
         Next::Stopped => return Ok(Read::Stopped),
         Next::ApiGone => return Ok(Read::ApiGone),
     };
     loop {
-        let is_last = found.last_key.is_empty();
+        let is_last = turn.is_last;
         let reached_ms = if is_last {
             window.to_ms
         } else {
-            pages.reached_ms
+            pages.reached_ms.min(window.to_ms)
         };
-        let reached = (reached_ms > window.from_ms).then_some(Step::Window {
+        let mut reached = (reached_ms > window.from_ms).then_some(Step::Window {
             from_ms: window.from_ms,
             to_ms: window.to_ms,
             reached_ms,
         });
-        let page = page_of(lane, found.events, reached, |event| {
-            // The server's upper end is inclusive, a window's is not.
+        if is_last {
+            if let Some(newest_ms) = pages.newest.last_ms() {
+                context.newest_ms.fetch_max(newest_ms, Ordering::Relaxed);
+            }
+            if let Some(filled) = context.filled_by_span(pages) {
+                let by = reached.map(Box::new);
+                reached = Some(Step::Filled { by, filled });
+            }
+        }
+        let page = page_of(lane, turn, reached, |event| {
+            // What was looked at behind the window belongs to another one.
             let inside = event.time.is_none_or(|time| time.millis() < window.to_ms);
             inside && context.wants(event)
         });
@@ -210,22 +231,37 @@ async fn read_window(context: &Context, window: Window, from_ms: i64) -> Result<
         }
         // The next page is on its way while this one waits to be taken.
         let (sent, next) = tokio::join!(context.send(page), pages.next(context));
-        found = match next? {
+        turn = match next? {
             _ if sent.is_err() => return Ok(Read::Stopped),
-            Next::Found(found) => found,
+            Next::Found(turn) => turn,
             Next::Stopped => return Ok(Read::Stopped),
             Next::ApiGone => return Ok(Read::ApiGone),
         };
     }
 }
 
+impl Context {
+    /// The gaps that a span which was read in full has filled.
+    fn filled_by_span(&self, pages: &Pages) -> Option<Filled> {
+        let (from_ms, to_ms) = pages.span;
+        self.filled(|gap| {
+            let lies_within = gap.from_ms >= from_ms && gap.to_ms <= to_ms;
+            let was_met = || pages.met.iter().any(|met| met.is_same(gap));
+            pages.is_proof() && gap.reason == UNREADABLE && lies_within && !was_met()
+        })
+    }
+}
+
 /// A page of those of the events that are wanted; the others are counted.
 fn page_of(
     lane: Lane,
-    mut events: Vec<AuditEvent>,
+    turn: Turn,
     reached: Option<Step>,
     wanted: impl Fn(&AuditEvent) -> bool,
 ) -> Page {
+    let Turn {
+        mut events, gap, ..
+    } = turn;
     let all = events.len();
     events.retain(wanted);
     Page {
@@ -233,44 +269,7 @@ fn page_of(
         filtered: (all - events.len()) as u64,
         events,
         reached,
-        gap: None,
-    }
-}
-
-/// Looks at the log's end once a poll interval, for ever.
-async fn follow(
-    context: &Arc<Context>,
-    mut position_ms: i64,
-    looks: &mut LookBacks,
-) -> Result<End, SourceError> {
-    loop {
-        let now = now_ms();
-        if now > position_ms {
-            let window = Window {
-                from_ms: position_ms,
-                to_ms: now,
-                reached_ms: position_ms,
-            };
-            let from_ms = (position_ms - SHORT_LOOK_BACK_MS).max(context.reading.from_ms);
-            match read_window(context, window, from_ms).await? {
-                Read::Whole => {}
-                Read::Stopped => return Ok(End::Done),
-                Read::ApiGone => return Ok(End::ApiGone),
-            }
-            position_ms = now;
-        }
-        if let Some(end) = looks.go_on(context, position_ms).await? {
-            return Ok(end);
-        }
-        if unless_stopped(
-            &context.stop,
-            sleep(jittered(context.reading.poll_interval)),
-        )
-        .await
-        .is_none()
-        {
-            return Ok(End::Done);
-        }
+        gap: gap.map(|gap| *gap),
     }
 }
 
@@ -279,91 +278,6 @@ pub(super) fn jittered(interval: Duration) -> Duration {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
     let part = u32::try_from(random % 1024).expect("below 1024");
     interval - interval / 7 * part / 1024
-}
-
-/// The longer looks back, of which one at a time is under way.
-struct LookBacks {
-    last: [Option<Instant>; LOOK_BACKS.len()],
-    /// What had been read when this process started: the first looks go back from there.
-    started_from_ms: i64,
-    under_way: VecDeque<Pages>,
-}
-
-impl LookBacks {
-    fn new(started_from_ms: i64) -> Self {
-        Self {
-            last: [None; LOOK_BACKS.len()],
-            started_from_ms,
-            under_way: VecDeque::new(),
-        }
-    }
-
-    /// Begins a look if one is due, and reads a few pages of the one under way.
-    async fn go_on(
-        &mut self,
-        context: &Context,
-        position_ms: i64,
-    ) -> Result<Option<End>, SourceError> {
-        self.begin(context, position_ms);
-        let Some(pages) = self.under_way.front_mut() else {
-            return Ok(None);
-        };
-        let lane = context.new_lane();
-        for _ in 0..LOOK_BACK_PAGES {
-            let found = match pages.next(context).await? {
-                Next::Found(found) => found,
-                Next::Stopped => return Ok(Some(End::Done)),
-                Next::ApiGone => return Ok(Some(End::ApiGone)),
-            };
-            let is_last = found.last_key.is_empty();
-            let page = page_of(lane, found.events, None, |event| context.wants(event));
-            if context.send(page).await.is_err() {
-                return Ok(Some(End::Done));
-            }
-            if is_last {
-                self.under_way.pop_front();
-                break;
-            }
-        }
-        Ok(None)
-    }
-
-    fn begin(&mut self, context: &Context, position_ms: i64) {
-        if !self.under_way.is_empty() {
-            return;
-        }
-        // The longest look that is due serves the shorter ones too.
-        for (place, (back, every)) in LOOK_BACKS.iter().enumerate().rev() {
-            let is_first = self.last[place].is_none();
-            if self.last[place].is_some_and(|last| last.elapsed() < *every) {
-                continue;
-            }
-            for shorter in &mut self.last[..=place] {
-                *shorter = Some(Instant::now());
-            }
-            let back_ms = i64::try_from(back.as_millis()).expect("hours in milliseconds");
-            let before = |ms: i64| (ms - back_ms).max(context.reading.from_ms);
-            let started_from_ms = self.started_from_ms.min(position_ms);
-            if !is_first {
-                self.look(context, before(position_ms), position_ms);
-            } else if started_from_ms >= before(position_ms) {
-                self.look(context, before(started_from_ms), position_ms);
-            } else {
-                // What lies between was caught up with just now, long after it happened.
-                self.look(context, before(started_from_ms), started_from_ms);
-                self.look(context, before(position_ms), position_ms);
-            }
-            return;
-        }
-    }
-
-    fn look(&mut self, context: &Context, from_ms: i64, to_ms: i64) {
-        if from_ms < to_ms {
-            debug!(from_ms, to_ms, "looking back for late events");
-            let pages = Pages::new(context, from_ms, to_ms);
-            self.under_way.push_back(pages);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -112,12 +112,18 @@ fn a_chunk_that_vanished_becomes_a_gap_and_the_rest_is_read() {
     assert!(found.chunk.is_some());
     assert_eq!(gap["event_indexer.gap.detail"], json!(found.detail));
 
-    // Another look at the same finds the chunk there, and forgets nothing of the gap.
+    // Another look at the same finds the chunk there, and says so of the gap.
     let mut again = backfill(3, 2);
     again.push("--again".into());
-    rig.run_to(1, &again);
+    rig.run_to(0, &again);
     let (stored, own) = rig.stored();
-    assert_eq!((stored.len(), own.len(), rig.summary().gaps), (40, 1, 1));
+    assert_eq!((stored.len(), own.len()), (40, 2));
+    let closed = |gap: &&serde_json::Value| gap.get("event_indexer.gap.closed").is_some();
+    assert_eq!(own.iter().filter(closed).count(), 1);
+    let summary = rig.summary();
+    assert_eq!((summary.gaps, summary.closed_gaps), (0, 1));
+    let status = rig.run_to(0, &["status"]);
+    assert!(status.stdout.contains("gaps           0 open, 1 closed"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod document;
 mod dry_run;
 mod e2e;
 mod export;
+mod faults;
 mod identity;
 mod outcomes;
 mod renewal;

@@ -277,8 +277,23 @@ fn events_that_make_no_document_are_kept_as_they_came_and_the_rest_goes_on() {
         assert!(letter.reason.contains(reason), "{}", letter.reason);
         assert_eq!(letter.document, event.body);
     }
-    let (stored, _) = rig.stored();
+    let (stored, own) = rig.stored();
     assert_eq!(stored.len(), 200);
+
+    // The one that has a time is a gap besides, once, which says where its bytes are.
+    let gaps = rig.open_gaps();
+    let [gap] = &gaps[..] else {
+        panic!("{gaps:?}");
+    };
+    assert_eq!((gap.from_ms, gap.to_ms), (noon, noon + 1));
+    assert_eq!(gap.event_type.as_deref(), Some("1.broken"));
+    let [document] = &own[..] else {
+        panic!("{own:?}");
+    };
+    assert_eq!(document["event_indexer.gap.reason"], "event_malformed");
+    assert_eq!(document["event_indexer.gap.event_id"], "raw");
+    assert_eq!(document["event_indexer.gap.dead_letter"], *found[0].id);
+    assert_eq!(rig.summary().closed_gaps, 0);
 }
 
 #[test]

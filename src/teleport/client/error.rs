@@ -88,6 +88,38 @@ impl CallError {
         matches!(self, Self::Status { code, .. } if unexplained(code))
     }
 
+    /// The server has too much to do. It also has this code for an answer that is too large, which
+    /// asking less often does not make smaller.
+    pub(in crate::teleport) fn is_too_much(&self) -> bool {
+        match self {
+            Self::Status {
+                code: Code::ResourceExhausted,
+                message,
+                ..
+            } => !message.contains("larger than max"),
+            _ => false,
+        }
+    }
+
+    /// May come of what lies at the place that was asked for, an event that cannot be sent, and
+    /// then comes each time.
+    pub(in crate::teleport) fn may_be_the_place(&self) -> bool {
+        match self {
+            Self::Status { code, message, .. } => match code {
+                Code::ResourceExhausted => !message.contains("rate limit"),
+                Code::Unknown
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::DataLoss
+                // What tonic says of a message over our own limit.
+                | Code::OutOfRange => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// What somebody should do; `None` where waiting is all.
     pub fn mend(&self) -> Option<String> {
         match self {

@@ -127,6 +127,16 @@ impl Running {
         self.ended().is_none()
     }
 
+    /// The most memory that it has had resident so far, in bytes; `None` where the system does not
+    /// tell.
+    pub(crate) fn peak_bytes(&self) -> Option<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    }
+
     /// Asks it to end (SIGTERM).
     pub(crate) fn terminate(&mut self) {
         self.signal("TERM");
