@@ -16,12 +16,16 @@
 //! | 413, or a 400 of Elasticsearch's own, for the whole request | too large or poisoned: halve it |
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Write;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::elastic::client::{Answer, Body, Client, ErrorAnswer, Method};
 use crate::output::Chain;
@@ -90,21 +94,21 @@ fn gzip(body: &Bytes) -> Bytes {
 #[derive(Deserialize)]
 struct BulkAnswer<'a> {
     #[serde(borrow)]
-    items: Vec<Item<'a>>,
+    items: Vec<Object<Item<'a>>>,
 }
 
 /// An item has one member, named after the action. We send `create` alone.
 #[derive(Deserialize)]
 struct Item<'a> {
     #[serde(borrow)]
-    create: ItemAnswer<'a>,
+    create: Object<ItemAnswer<'a>>,
 }
 
 #[derive(Deserialize)]
 struct ItemAnswer<'a> {
     status: u16,
     #[serde(borrow)]
-    error: Option<ItemError<'a>>,
+    error: Option<Object<ItemError<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +117,30 @@ struct ItemError<'a> {
     error_type: Cow<'a, str>,
     #[serde(borrow, default)]
     reason: Option<Cow<'a, str>>,
+}
+
+/// A JSON object. serde alone takes a list for a struct, too, by the order of its members.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+
+        let members = deserializer.deserialize_map(Members(PhantomData))?;
+        Ok(Self(members))
+    }
 }
 
 /// Whether this is, byte for byte, the answer that all of so many operations have created their
@@ -143,9 +171,9 @@ fn read(answer: &Answer, operations: usize, address: &str) -> Attempt {
     match answer.status {
         200..=299 if all_created(&answer.body, operations) => Attempt::AllCreated,
         200..=299 => {
-            let items = match serde_json::from_slice::<BulkAnswer<'_>>(&answer.body) {
-                Ok(bulk) if bulk.items.len() == operations => bulk.items,
-                Ok(bulk) => {
+            let items = match serde_json::from_slice::<Object<BulkAnswer<'_>>>(&answer.body) {
+                Ok(Object(bulk)) if bulk.items.len() == operations => bulk.items,
+                Ok(Object(bulk)) => {
                     let got = bulk.items.len();
                     let what =
                         format!("{address} answered {got} items for {operations} operations");
@@ -160,7 +188,8 @@ fn read(answer: &Answer, operations: usize, address: &str) -> Attempt {
                     return Attempt::Transient(fault(what, ""));
                 }
             };
-            Attempt::Items(items.into_iter().map(|item| outcome(item.create)).collect())
+            let outcomes = items.into_iter().map(|Object(item)| outcome(item.create.0));
+            Attempt::Items(outcomes.collect())
         }
         // The body of a 413 is empty.
         413 => Attempt::TooLarge(Refusal {
@@ -210,7 +239,7 @@ fn read(answer: &Answer, operations: usize, address: &str) -> Attempt {
 fn outcome(item: ItemAnswer<'_>) -> Outcome {
     let status = item.status;
     let (error_type, reason) = match item.error {
-        Some(error) => (error.error_type, error.reason.unwrap_or_default()),
+        Some(Object(error)) => (error.error_type, error.reason.unwrap_or_default()),
         None => (Cow::default(), Cow::default()),
     };
     let fault = |mend: &str| Fault {
@@ -257,9 +286,11 @@ mod tests {
     use super::*;
 
     fn item(status: u16, error_type: &str) -> Outcome {
-        let error = (!error_type.is_empty()).then(|| ItemError {
-            error_type: error_type.into(),
-            reason: Some("why".into()),
+        let error = (!error_type.is_empty()).then(|| {
+            Object(ItemError {
+                error_type: error_type.into(),
+                reason: Some("why".into()),
+            })
         });
         outcome(ItemAnswer { status, error })
     }
@@ -340,7 +371,10 @@ mod tests {
         }
         let one = r#"{"items":[{"create":{"status":201}}]}"#;
         let cut = r#"{"items":[{"create":{"status":201}},{"cre"#;
-        for body in [one, cut, "{}", ""] {
+        // Lists in place of objects, which serde would take.
+        let lists = r#"[[{"create":[201,null]},{"create":[201,null]}]]"#;
+        let list = r#"{"items":[{"create":[201,null]},{"create":[201,null]}]}"#;
+        for body in [one, cut, lists, list, "{}", ""] {
             assert!(
                 matches!(whole(200, body, true), Attempt::Transient(_)),
                 "{body}"
