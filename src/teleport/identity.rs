@@ -131,37 +131,46 @@ impl Credentials {
             CredentialPaths::Identity(path) => {
                 // Where tbot writes to a folder, naming that is as good.
                 let inside = path.is_dir().then(|| path.join("identity"));
-                let file = PemFile::read("the identity file", inside.as_ref().unwrap_or(path))?;
-                let [key, certificate, cas @ ..] = &file.blocks[..] else {
-                    return Err(file.wrong(
-                        "it should hold a private key, a certificate and the cluster's CAs as PEM",
-                    ));
-                };
-                if cas.is_empty() {
-                    return Err(
-                        file.wrong("it holds no CA certificate behind the client certificate")
-                    );
-                }
-                let certificate = std::slice::from_ref(certificate);
-                Self::assemble((&file, key), (&file, certificate), (&file, cas))
+                let file = inside.as_ref().unwrap_or(path);
+                Self::from_identity(&PemFile::read("the identity file", file)?)
             }
-            CredentialPaths::KeyPair { key, cert, ca } => {
-                let keys = PemFile::read("the key file", key)?;
-                let chain = PemFile::read("the certificate file", cert)?;
-                let cas = PemFile::read("the CA file", ca)?;
-                // What openssl writes may begin with the parameters of a curve.
-                let key = keys.blocks.iter().find(|block| block.is_key());
-                let Some(key) = key.or(keys.blocks.first()) else {
-                    return Err(keys.wrong("it holds no PEM"));
-                };
-                for file in [&chain, &cas] {
-                    if file.blocks.is_empty() {
-                        return Err(file.wrong("it holds no PEM"));
-                    }
-                }
-                Self::assemble((&keys, key), (&chain, &chain.blocks), (&cas, &cas.blocks))
+            CredentialPaths::KeyPair { key, cert, ca } => Self::from_key_pair(
+                &PemFile::read("the key file", key)?,
+                &PemFile::read("the certificate file", cert)?,
+                &PemFile::read("the CA file", ca)?,
+            ),
+        }
+    }
+
+    fn from_identity(file: &PemFile) -> Result<Self, IdentityError> {
+        let [key, certificate, cas @ ..] = &file.blocks[..] else {
+            return Err(file.wrong(
+                "it should hold a private key, a certificate and the cluster's CAs as PEM",
+            ));
+        };
+        if cas.is_empty() {
+            return Err(file.wrong("it holds no CA certificate behind the client certificate"));
+        }
+        let certificate = std::slice::from_ref(certificate);
+        Self::assemble((file, key), (file, certificate), (file, cas))
+    }
+
+    fn from_key_pair(
+        keys: &PemFile,
+        chain: &PemFile,
+        cas: &PemFile,
+    ) -> Result<Self, IdentityError> {
+        // What openssl writes may begin with the parameters of a curve.
+        let key = keys.blocks.iter().find(|block| block.is_key());
+        let Some(key) = key.or(keys.blocks.first()) else {
+            return Err(keys.wrong("it holds no PEM"));
+        };
+        for file in [chain, cas] {
+            if file.blocks.is_empty() {
+                return Err(file.wrong("it holds no PEM"));
             }
         }
+        Self::assemble((keys, key), (chain, &chain.blocks), (cas, &cas.blocks))
     }
 
     /// Each part comes with the file that it was found in.
@@ -336,10 +345,22 @@ struct Block {
 }
 
 impl Block {
-    /// What its first line says it is.
+    /// What its first line says it is. Only what looks like a label is repeated: where line ends
+    /// went lost, the rest of the line is the key.
     fn label(&self) -> &str {
+        let is_label = |text: &&str| {
+            let mut words = text.split(' ');
+            words.all(|word| {
+                let is_upper = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+                (1..=20).contains(&word.len()) && word.bytes().all(is_upper)
+            })
+        };
         let first = self.text.lines().next().unwrap_or_default();
-        first.trim_matches('-').trim_start_matches("BEGIN ")
+        first
+            .strip_prefix("-----BEGIN ")
+            .and_then(|rest| rest.strip_suffix("-----"))
+            .filter(is_label)
+            .unwrap_or("a block without a proper first line; did line ends go lost?")
     }
 
     fn is_key(&self) -> bool {
@@ -364,17 +385,22 @@ impl PemFile {
         };
         let bytes = std::fs::read(path).map_err(unreadable)?;
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        let mut file = Self {
+        let file = Self {
             what,
             path: path.to_owned(),
             is_exposed: readable_by_others(&metadata),
             blocks: Vec::new(),
         };
+        file.with_blocks_of(bytes)
+    }
+
+    /// Takes in the blocks of the file's text.
+    fn with_blocks_of(mut self, bytes: Vec<u8>) -> Result<Self, IdentityError> {
         let Ok(text) = String::from_utf8(bytes) else {
-            return Err(file.wrong("it is not a text file"));
+            return Err(self.wrong("it is not a text file"));
         };
         if text.trim().is_empty() {
-            return Err(file.wrong("it is empty"));
+            return Err(self.wrong("it is empty"));
         }
         let mut open: Option<Block> = None;
         // Editors on Windows put a byte order mark before the text.
@@ -387,13 +413,13 @@ impl PemFile {
                         "this PEM block has no end before the next begins on line {}",
                         number + 1
                     );
-                    return Err(file.wrong_at(block, &problem));
+                    return Err(self.wrong_at(block, &problem));
                 }
                 Some(block) => {
                     block.text.push_str(line);
                     block.text.push('\n');
                     if line.starts_with("-----END") {
-                        file.blocks.extend(open.take());
+                        self.blocks.extend(open.take());
                     }
                 }
                 None if begins => {
@@ -406,8 +432,8 @@ impl PemFile {
             }
         }
         match open {
-            Some(block) => Err(file.wrong_at(&block, "the file ends within this PEM block")),
-            None => Ok(file),
+            Some(block) => Err(self.wrong_at(&block, "the file ends within this PEM block")),
+            None => Ok(self),
         }
     }
 

@@ -147,6 +147,8 @@ fn broken_identity_files_are_told_by_line() {
     assert_snapshot!(place.refused(lines[..3].concat()), @"the identity file identity: line 1: the file ends within this PEM block");
     // The end of the key went lost.
     assert_snapshot!(place.refused(lines[..4].concat() + &lines[5..].concat()), @"the identity file identity: line 1: this PEM block has no end before the next begins on line 6");
+    // The end of the key's first line went lost: what follows its label is the key.
+    assert_snapshot!(place.refused(whole.replacen('\n', "", 1)), @"the identity file identity: line 1: a private key must come first, and this is a block without a proper first line; did line ends go lost?");
     // A line of the certificate, and one of the CA.
     assert_snapshot!(place.refused(lines[..9].concat() + &lines[10..].concat()), @"the identity file identity: line 7: this certificate is damaged");
     assert_snapshot!(place.refused(lines[..20].concat() + &lines[21..].concat()), @"the identity file identity: line 19: this CA certificate is damaged");
