@@ -49,6 +49,9 @@ impl Mistakes {
         if mistakes.is_empty() {
             return None;
         }
+        for mistake in &mut mistakes {
+            in_one_line(&mut mistake.text);
+        }
         mistakes
             .sort_by(|a, b| (a.origin.is_none(), &a.origin).cmp(&(b.origin.is_none(), &b.origin)));
         Some(Self(mistakes))
@@ -73,6 +76,14 @@ impl fmt::Display for Mistakes {
 }
 
 impl Error for Mistakes {}
+
+/// Keys, names of variables and paths may hold anything, line ends and commands to a terminal
+/// included.
+pub(super) fn in_one_line(text: &mut String) {
+    if text.contains(char::is_control) {
+        *text = text.replace(char::is_control, "\u{fffd}");
+    }
+}
 
 /// Something that works but is probably not what the user wants. Never shows a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]

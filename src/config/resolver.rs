@@ -1,7 +1,7 @@
 //! Reads one setting after the other and keeps every mistake instead of stopping at the first.
 
 use super::keys::Key;
-use super::mistakes::{Mistake, Mistakes, Origin, Warning};
+use super::mistakes::{Mistake, Mistakes, Origin, Warning, in_one_line};
 use super::secret_file;
 use super::sources::{Raw, Setting, Value};
 use super::values::Problem;
@@ -29,7 +29,10 @@ impl Resolver {
     }
 
     /// All mistakes, or the warnings and the settings if there are none.
-    pub(super) fn finish(self) -> Result<(Raw, Vec<Warning>), Mistakes> {
+    pub(super) fn finish(mut self) -> Result<(Raw, Vec<Warning>), Mistakes> {
+        for Warning(text) in &mut self.warnings {
+            in_one_line(text);
+        }
         match Mistakes::of(self.mistakes) {
             Some(mistakes) => Err(mistakes),
             None => Ok((self.raw, self.warnings)),

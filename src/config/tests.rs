@@ -178,6 +178,21 @@ fn no_toml() {
     insta::assert_snapshot!(Gate::new().config(text).mistakes(), @r#"DIR/config.toml:2: no valid TOML: duplicate key"#);
 }
 
+/// Line ends and what commands a terminal, wherever the user may have put them.
+#[test]
+fn each_sentence_is_one_line() {
+    let mistakes = Gate::new()
+        .config("\"sto\\nrge\\u001b[31m\" = 1\n")
+        .variable("EVENT_INDEXER_\rX", "1")
+        .mistakes();
+    insta::assert_snapshot!(mistakes, @r"
+    DIR/config.toml:1: sto�rge�[31m: unknown key; `teleport-event-indexer start --help` lists all settings
+    EVENT_INDEXER_�X: unknown variable; `teleport-event-indexer start --help` lists all
+    ");
+    let warnings = Gate::new().variable("FDFWD_\u{7}STORAGE", "1").warnings();
+    insta::assert_snapshot!(warnings, @"FDFWD_�STORAGE is set and not read, it belongs to teleport-event-handler: nothing here stands for it");
+}
+
 #[test]
 fn unknown_keys() {
     let text = r#"
