@@ -7,6 +7,7 @@ _default:
 # Formatting is rustfmt's.
 fmt-check:
     cargo fmt --check
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 # No warnings, tests included.
 lint:
@@ -29,6 +30,12 @@ live versions="8.4.1 8.12.2 8.19.21":
     for version in {{ versions }}; do \
         REQUIRE_ELASTICSEARCH=1 ELASTICSEARCH_8="$version" cargo test --locked --test it || exit 1; \
     done
+
+# Fuzz one target for so many seconds (`cargo install cargo-fuzz`); what it finds joins `fuzz/corpus`.
+fuzz target seconds="60":
+    mkdir -p fuzz/found/{{ target }}
+    cargo fuzz run -s none {{ target }} fuzz/found/{{ target }} fuzz/corpus/{{ target }} -- \
+        -max_total_time={{ seconds }} -timeout=10
 
 # One static binary, and its size. Needs `rustup target add` of the target and a musl C compiler.
 release-build target="x86_64-unknown-linux-musl":

@@ -8,6 +8,8 @@ pub mod address;
 mod api_key;
 pub mod cloud_id;
 pub mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod keys;
 pub mod mistakes;
 mod nearest;

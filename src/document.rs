@@ -6,6 +6,8 @@
 //! and an index of sorted ones is smaller. And an event that could not be given quite as it is
 //! says so in a last member, `event_indexer.marks`; see [`Marks`].
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod id;
 mod index_pattern;
 mod json;

@@ -27,6 +27,9 @@ pub mod checkpoint;
 
 pub mod demo;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub mod output;
 pub mod secret;
 pub mod shutdown;

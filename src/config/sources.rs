@@ -134,6 +134,7 @@ fn abridge(text: &str) -> String {
 }
 
 /// All that the user has set. Has no useful `Debug`, since it holds secrets.
+#[derive(Default)]
 pub struct Raw {
     pub(crate) settings: BTreeMap<&'static str, Setting>,
     pub(crate) mistakes: Vec<Mistake>,
@@ -162,13 +163,7 @@ pub fn collect(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     flags: Vec<FlagSetting>,
 ) -> Result<Raw, FileError> {
-    let mut raw = Raw {
-        settings: BTreeMap::new(),
-        mistakes: Vec::new(),
-        warnings: Vec::new(),
-        is_partial: false,
-        exposed_file: None,
-    };
+    let mut raw = Raw::default();
     let environment: BTreeMap<OsString, OsString> = environment
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
@@ -213,12 +208,18 @@ impl Raw {
         if readable_by_others(&metadata) {
             self.exposed_file = Some(path.to_owned());
         }
+        self.add_file(path, &text);
+        Ok(())
+    }
+
+    /// Adds the settings of a file with this text.
+    pub(super) fn add_file(&mut self, path: &Path, text: &str) {
         let mut file = File {
             path,
-            text: &text,
+            text,
             raw: self,
         };
-        let (table, errors) = DeTable::parse_recoverable(&text);
+        let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let offset = error.span().map_or(0, |span| span.start);
             // Only the parser's words: the line itself may hold a secret.
@@ -230,7 +231,6 @@ impl Raw {
             // What the parser makes of the rest is a guess; mistakes found in it might be its own.
             self.is_partial = true;
         }
-        Ok(())
     }
 
     fn add_variable(&mut self, name: OsString, value: OsString) {

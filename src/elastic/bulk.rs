@@ -15,6 +15,9 @@
 //! | 401, 403, 404 and all else | blocked |
 //! | 413, or a 400 of Elasticsearch's own, for the whole request | too large or poisoned: halve it |
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;

@@ -3,6 +3,8 @@
 mod codec;
 mod connection;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 use std::fmt;
 use std::sync::Arc;

@@ -5,6 +5,9 @@
 //! client certificate, all others are CAs, as Teleport itself reads it; labels must fit that. SSH
 //! lines are passed over: everything here goes over TLS.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};

@@ -30,7 +30,8 @@ fn sources() -> Vec<Source> {
                 continue;
             }
             let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-            let is_test = path.file_name().is_some_and(|name| name == "tests.rs");
+            let tests = ["tests.rs", "fuzzing.rs"];
+            let is_test = tests.iter().any(|name| path.ends_with(name));
             if !is_rust || is_test {
                 continue;
             }

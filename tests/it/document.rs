@@ -1,5 +1,5 @@
-//! Documents against a plain reference, against bytes that are no event, and for every event under
-//! `tests/fixtures`.
+//! Documents of odd and of malformed bytes, and of every event under `tests/fixtures`. What holds
+//! for any bytes is in `src/document/fuzzing.rs`.
 #![expect(
     clippy::unwrap_used,
     reason = "clippy takes only what is marked as a test for one, not what tests call"
@@ -11,7 +11,6 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use proptest::prelude::*;
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as Protobuf};
@@ -86,200 +85,6 @@ fn member(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 fn string(text: &[u8]) -> Vec<u8> {
     field(3, text)
-}
-
-/// A value's wire bytes with the members of all objects in an order given by `seed`.
-fn shuffled(value: &Protobuf, seed: u64) -> Vec<u8> {
-    match &value.kind {
-        Some(Kind::StructValue(object)) => field(5, &shuffled_members(object, seed)),
-        Some(Kind::ListValue(list)) => {
-            let values = list
-                .values
-                .iter()
-                .map(|value| field(1, &shuffled(value, seed)));
-            field(6, &values.collect::<Vec<_>>().concat())
-        }
-        _ => value.encode_to_vec(),
-    }
-}
-
-fn shuffled_members(object: &Struct, seed: u64) -> Vec<u8> {
-    let mut members: Vec<_> = object.fields.iter().collect();
-    // A poor man's random order: multiply what the key's bytes give.
-    members.sort_by_key(|(key, _)| {
-        key.bytes().fold(seed | 1, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        })
-    });
-    let members = members
-        .into_iter()
-        .map(|(key, value)| member(key.as_bytes(), &shuffled(value, seed)));
-    members.collect::<Vec<_>>().concat()
-}
-
-// The reference: a tree of protobuf, a tree of JSON, a text with sorted keys.
-
-fn reference(value: &Protobuf) -> Value {
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::BoolValue(bool)) => (*bool).into(),
-        Some(Kind::StringValue(text)) => text.as_str().into(),
-        Some(Kind::NumberValue(number)) => reference_number(*number),
-        Some(Kind::ListValue(list)) => list.values.iter().map(reference).collect(),
-        Some(Kind::StructValue(object)) => reference_object(object),
-    }
-}
-
-fn reference_object(object: &Struct) -> Value {
-    let members = object.fields.iter();
-    members
-        .map(|(key, value)| (key.clone(), reference(value)))
-        .collect()
-}
-
-fn reference_number(number: f64) -> Value {
-    if number.is_nan() {
-        "NaN".into()
-    } else if number.is_infinite() {
-        if number > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        }
-        .into()
-    } else if number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0 {
-        format!("{number:.0}").parse::<i64>().unwrap().into()
-    } else {
-        number.into()
-    }
-}
-
-fn protobuf(value: &Value) -> Protobuf {
-    let kind = match value {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(bool) => Kind::BoolValue(*bool),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
-        Value::String(text) => Kind::StringValue(text.clone()),
-        Value::Array(values) => Kind::ListValue(ListValue {
-            values: values.iter().map(protobuf).collect(),
-        }),
-        Value::Object(_) => Kind::StructValue(protobuf_object(value)),
-    };
-    Protobuf { kind: Some(kind) }
-}
-
-fn protobuf_object(value: &Value) -> Struct {
-    let members = value.as_object().expect("an event is an object").iter();
-    Struct {
-        fields: members
-            .map(|(key, value)| (key.clone(), protobuf(value)))
-            .collect(),
-    }
-}
-
-fn any_text() -> impl Strategy<Value = String> {
-    let characters = prop_oneof![
-        4 => prop::char::range(' ', '~'),
-        1 => any::<char>(),
-        1 => prop::sample::select(vec!['"', '\\', '\n', '\u{0}', '\u{1f}', '\u{7f}', '\u{2028}', '.']),
-    ];
-    // Around the lengths at which texts are treated in another way.
-    let length = prop_oneof![6 => 0..20_usize, 3 => 28..70_usize, 1 => 120..140_usize];
-    prop_oneof![
-        1 => prop::sample::select(vec!["time", "code", "addr", "addr.local", "server_hostname"])
-            .prop_map(str::to_owned),
-        3 => (prop::collection::vec(characters, 140), length)
-            .prop_map(|(characters, length)| characters.into_iter().take(length).collect()),
-    ]
-}
-
-fn any_number() -> impl Strategy<Value = f64> {
-    prop_oneof![
-        prop::num::f64::ANY,
-        any::<i32>().prop_map(f64::from),
-        (-2.0..2.0_f64),
-        prop::sample::select(vec![
-            0.0,
-            -0.0,
-            9_007_199_254_740_991.0,
-            9_007_199_254_740_993.0,
-            9_007_199_254_740_994.0,
-            -9_007_199_254_740_992.0,
-            f64::MAX,
-            f64::MIN_POSITIVE,
-            5e-324,
-            f64::NAN,
-            f64::INFINITY,
-            f64::NEG_INFINITY,
-        ]),
-    ]
-}
-
-fn any_object() -> impl Strategy<Value = Struct> {
-    let leaf = prop_oneof![
-        Just(None),
-        Just(Some(Kind::NullValue(0))),
-        any::<bool>().prop_map(|bool| Some(Kind::BoolValue(bool))),
-        any_number().prop_map(|number| Some(Kind::NumberValue(number))),
-        any_text().prop_map(|text| Some(Kind::StringValue(text))),
-    ]
-    .prop_map(|kind| Protobuf { kind });
-    let value = leaf.prop_recursive(5, 60, 8, |value| {
-        let list = prop::collection::vec(value.clone(), 0..6)
-            .prop_map(|values| Kind::ListValue(ListValue { values }));
-        let object = prop::collection::btree_map(any_text(), value, 0..8)
-            .prop_map(|fields| Kind::StructValue(Struct { fields }));
-        prop_oneof![list, object].prop_map(|kind| Protobuf { kind: Some(kind) })
-    });
-    prop::collection::btree_map(any_text(), value, 0..30).prop_map(|fields| Struct { fields })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// serde_json's maps are sorted by the bytes of the keys, so the texts must be equal: order,
-    /// escapes, numbers and all.
-    #[test]
-    fn any_event_is_written_as_the_reference_writes_it(object in any_object(), seed: u64) {
-        let expected = reference_object(&object).to_string();
-        let (sorted, text) = document(&event(object.encode_to_vec())).unwrap();
-        prop_assert_eq!(&text, &expected);
-        prop_assert_eq!(sorted.marks, Marks::default());
-        // In another order, and without an id, so that the id is made from the text.
-        let anonymous = |body| AuditEvent { id: Bytes::new(), ..event(body) };
-        let (sorted, _) = document(&anonymous(object.encode_to_vec())).unwrap();
-        let (other, text) = document(&anonymous(shuffled_members(&object, seed))).unwrap();
-        prop_assert_eq!(text, expected);
-        prop_assert_eq!(sorted.id, other.id);
-    }
-
-    /// Either a document or an error, for noise as for an event that was damaged.
-    #[test]
-    fn bytes_that_are_no_event_do_no_harm(
-        object in any_object(),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-        cut in prop::option::of(any::<prop::sample::Index>()),
-        noise in prop::collection::vec(any::<u8>(), 0..60),
-    ) {
-        let mut damaged = object.encode_to_vec();
-        for (at, byte) in damage {
-            if !damaged.is_empty() {
-                let at = at.index(damaged.len());
-                damaged[at] = byte;
-            }
-        }
-        if let Some(cut) = cut {
-            damaged.truncate(cut.index(damaged.len() + 1));
-        }
-        for body in [noise, damaged] {
-            let length = body.len();
-            match document(&event(body)) {
-                Ok((_, text)) => prop_assert!(serde_json::from_str::<Value>(&text).is_ok()),
-                Err(DocumentError::Malformed { offset, .. }) => prop_assert!(offset <= length),
-                Err(other) => prop_assert!(false, "{other}"),
-            }
-        }
-    }
 }
 
 #[test]
@@ -546,6 +351,29 @@ fn own_documents_have_the_same_frame() {
     let before = out.clone();
     assert!(encoder().encode_own(-1, id, &gap, &mut out).is_err());
     assert_eq!(out, before);
+}
+
+fn protobuf(value: &Value) -> Protobuf {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(bool) => Kind::BoolValue(*bool),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => Kind::ListValue(ListValue {
+            values: values.iter().map(protobuf).collect(),
+        }),
+        Value::Object(_) => Kind::StructValue(protobuf_object(value)),
+    };
+    Protobuf { kind: Some(kind) }
+}
+
+fn protobuf_object(value: &Value) -> Struct {
+    let members = value.as_object().expect("an event is an object").iter();
+    Struct {
+        fields: members
+            .map(|(key, value)| (key.clone(), protobuf(value)))
+            .collect(),
+    }
 }
 
 /// Numbers are compared as the doubles that they are on the wire.
