@@ -197,12 +197,13 @@ impl Transcoder {
     /// an error `out` holds anything behind what it held before.
     pub(super) fn write(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<Marks, Malformed> {
         let start = out.len();
-        if self.is_placed {
-            self.write_placed(body, out)?;
+        let written = if self.is_placed {
+            self.write_placed(body, out)
         } else {
-            self.write_object(body, 0, 1, out)?;
-        }
-        if self.has_faulty_key {
+            self.write_object(body, 0, 1, out)
+        };
+        // What is malformed may turn out to be an earlier member of a key that was mended.
+        if self.has_faulty_key || written.is_err() {
             self.is_placed = false;
             out.truncate(start);
             self.mends_keys = true;
