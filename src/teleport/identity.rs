@@ -235,6 +235,9 @@ impl Credentials {
                 rustls::Error::InconsistentKeys(_) => {
                     key_file.wrong_at(key, "this private key belongs to another certificate")
                 }
+                rustls::Error::InvalidCertificate(_) => {
+                    chain_file.wrong_at(leaf, "this certificate is damaged")
+                }
                 other => {
                     let problem = format!("this {} cannot be used: {other}", key.label());
                     key_file.wrong_at(key, &problem)
