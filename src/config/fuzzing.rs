@@ -20,24 +20,23 @@ pub fn configuration(text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else {
         return;
     };
-    let variables = text.lines().filter_map(|line| line.split_once('='));
-    let variables: Vec<_> = variables
-        .filter(|(name, _)| *name != CONFIG_VARIABLE)
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
     let everything = Needs {
         teleport: true,
         elasticsearch: true,
         storage: true,
     };
-    for needs in [Needs::default(), everything] {
-        check(|| file(text), text, needs);
-        let from_variables = || sources::collect(None, variables.clone(), Vec::new());
-        check(
-            || from_variables().expect("there is no file to be read"),
-            text,
-            needs,
-        );
+    check(|| file(text), text, Needs::default());
+    check(|| file(text), text, everything);
+    let is_variable = |(name, _): &(&str, &str)| name.contains('_') && *name != CONFIG_VARIABLE;
+    let variables = text.lines().filter_map(|line| line.split_once('='));
+    let variables: Vec<_> = variables
+        .filter(is_variable)
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    if !variables.is_empty() {
+        let collect = || sources::collect(None, variables.clone(), Vec::new());
+        let collect = || collect().expect("there is no file to be read");
+        check(collect, text, everything);
     }
 }
 

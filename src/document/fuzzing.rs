@@ -153,8 +153,9 @@ pub fn document(body: &[u8]) {
         transcode(&mut other, body, &expected);
     }
     let body = Bytes::copy_from_slice(body);
-    encode(&body, Some(1_767_312_000_123), &expected);
-    encode(&body, None, &expected);
+    let mut encoder = Encoder::new(&IndexPattern::default());
+    encode(&mut encoder, &body, Some(1_767_312_000_123), &expected);
+    encode(&mut encoder, &body, None, &expected);
 }
 
 /// What is in front of everything that is appended.
@@ -187,7 +188,7 @@ fn refused(body: &[u8], error: &DocumentError, expected: &Reference) {
 }
 
 /// Encodes an event with this time in its header.
-fn encode(body: &Bytes, time_ms: Option<i64>, expected: &Reference) {
+fn encode(encoder: &mut Encoder, body: &Bytes, time_ms: Option<i64>, expected: &Reference) {
     let event = AuditEvent {
         event_type: Bytes::from_static(b"user.login"),
         time: time_ms.map(Timestamp::from_millis),
@@ -200,7 +201,7 @@ fn encode(body: &Bytes, time_ms: Option<i64>, expected: &Reference) {
         USABLE_MILLIS.contains(&millis).then_some(millis)
     };
     let mut out = BEFORE.to_vec();
-    let encoded = match Encoder::new(&IndexPattern::default()).encode(&event, &mut out) {
+    let encoded = match encoder.encode(&event, &mut out) {
         Ok(encoded) => encoded,
         Err(error) => {
             assert_eq!(out, BEFORE, "an error leaves nothing behind");
