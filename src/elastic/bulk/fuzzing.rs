@@ -27,6 +27,7 @@ pub fn bulk_answer(body: &[u8]) {
                     status,
                     body: Bytes::copy_from_slice(body),
                     is_elasticsearch,
+                    retry_after: None,
                 };
                 check(&answer, operations, &plain);
             }
