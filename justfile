@@ -45,3 +45,7 @@ release-build target="x86_64-unknown-linux-musl":
 # The whole thing on this machine, with stand-ins for both ends.
 demo *args:
     cargo run --release --locked -- demo {{ args }}
+
+# Measures: `just bench document`, `just bench pipeline -- sink` (without an argument it says what there is).
+bench name="pipeline" *args:
+    cargo bench --locked --bench {{ name }} {{ args }}

@@ -13,6 +13,15 @@ use super::{median, row};
 /// Bulk requests that the program has in flight, and connections of a replay.
 pub(crate) const CONNECTIONS: usize = 4;
 
+/// What tells Elasticsearch how to index the events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mappings {
+    /// The program's template.
+    Ours,
+    /// Each text both as text and as keyword.
+    Guessed,
+}
+
 /// One run into Elasticsearch.
 #[derive(Clone, Copy)]
 pub(crate) struct Taken {
@@ -22,11 +31,14 @@ pub(crate) struct Taken {
 
 /// The program in turn with a replay of the requests that it sends, once with `uid` as id and once
 /// with the program's own ids.
-pub(crate) fn against_replay(events: usize, turns: usize) -> Result<()> {
+pub(crate) fn against_replay(events: usize, turns: usize, mappings: Mappings) -> Result<()> {
     let teleport = Teleport::start(events, &[])?;
     let own = requests(&teleport)?;
     let uids = replay::with_uids(&own)?;
     let server = Elasticsearch::start()?;
+    if mappings == Mappings::Guessed {
+        server.guess_mappings()?;
+    }
     // Java compiles what is hot while it runs: the first million is much slower.
     timed(&server, events, |server| {
         replay::replay(server, &uids, CONNECTIONS).map(drop)
@@ -120,7 +132,7 @@ pub(crate) fn requests(teleport: &Teleport) -> Result<Vec<Vec<u8>>> {
     Ok(sink.take().bodies)
 }
 
-fn through_program(
+pub(crate) fn through_program(
     teleport: &Teleport,
     server: &Elasticsearch,
     events: usize,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::elasticsearch;
 use super::median;
 use super::program::{self, Route};
 use super::relay::Relay;
@@ -26,6 +27,8 @@ pub(crate) fn added(events: usize, turns: usize) -> Result<()> {
     );
     println!("| into | by | + 0 ms: events/s | + 25 ms | + 100 ms |");
     println!("|---|---|---|---|---|");
+    // Java compiles what is hot while it runs.
+    elasticsearch::through_program(&teleport, &server, events)?;
     for into in ["Elasticsearch", "a sink"] {
         let (address, settings) = match into {
             "a sink" => (sink.address.to_string(), "gzip = false".to_owned()),

@@ -24,6 +24,7 @@ mod sink;
 
 use anyhow::{Result, bail};
 
+use elasticsearch::Mappings;
 use program::{Cost, Route};
 use servers::{Api, Teleport};
 use sink::Sink;
@@ -33,6 +34,7 @@ cargo bench --bench pipeline -- WHAT [EVENTS] [TURNS]
 
 sink           into a sink that answers at once: events per CPU second, rate, memory
 elasticsearch  into Elasticsearch, in turn with a replay of prepared requests
+guessed        the same with mappings that Elasticsearch guesses, which cost it twice as much
 memory         peak memory into Elasticsearch, with EVENTS and three times as many events
 latency        with and without 25 and 100 ms added to every round trip
 start          from the program's start to the first acknowledged document
@@ -55,7 +57,8 @@ fn main() -> Result<()> {
     let (events, turns) = (number(1, 1_000_000)?, number(2, 5)?);
     match arguments.first().map(String::as_str) {
         Some("sink") => into_sink(events, turns),
-        Some("elasticsearch") => elasticsearch::against_replay(events, turns),
+        Some("elasticsearch") => elasticsearch::against_replay(events, turns, Mappings::Ours),
+        Some("guessed") => elasticsearch::against_replay(events, turns, Mappings::Guessed),
         Some("memory") => elasticsearch::memory(events),
         Some("latency") => latency::added(events, turns),
         Some("start") => latency::first_document(turns),

@@ -182,6 +182,15 @@ impl Elasticsearch {
         Ok(())
     }
 
+    /// Puts the template in the place of ours that leaves all to Elasticsearch's guesses.
+    pub(crate) fn guess_mappings(&self) -> Result<()> {
+        let template = r#"{"index_patterns":["audit-events-*"],"priority":500,"template":{
+            "mappings":{"dynamic":true,"properties":{"time":{"type":"date"}}},
+            "settings":{"number_of_replicas":0}}}"#;
+        self.request("PUT", "/_index_template/audit-events", template)?;
+        Ok(())
+    }
+
     /// The lines of `[forward.elasticsearch]` that let the program in.
     pub(crate) fn settings() -> String {
         format!("user = \"elastic\"\npassword = {PASSWORD:?}\ngzip = false")

@@ -85,7 +85,8 @@ impl Sink for Bulk {
 }
 
 fn gzip(body: &Bytes) -> Bytes {
-    // Level 1: audit events are so alike that the higher levels cost much and win little.
+    // Level 1 makes a fifth of them for 1.7 s of processor a GB; level 2 a seventh for 2.7 s, level 6
+    // a ninth for 5 s: `cargo bench --bench pipeline -- gzip`.
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
     encoder
         .write_all(body)

@@ -21,12 +21,12 @@ use crate::output::Chain;
 use crate::teleport::dial::{AnyStream, Dialer, Route};
 use crate::teleport::identity::{Credentials, IdentityError, shown};
 
-/// What one HTTP/2 stream may have under way. Enough for 25 ms of round trip at 40 MB/s, and small
-/// enough to count several times in the memory bound.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// What one HTTP/2 stream may have under way. A search page of 1 MiB and what is around it must
+/// fit: else its last bytes cost one more round trip, and a distant server half of its rate.
+const STREAM_WINDOW: u32 = 2 << 20;
 
-/// The same for a whole connection.
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// The same for a whole connection: 80 MB/s over 100 ms. It counts in the memory bound.
+const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// How soon files that could not be read are read again: most likely they were being written.
 const REREAD: Duration = Duration::from_secs(1);
