@@ -18,7 +18,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::keys::{KEYS_MAX, KnownKeys, head};
+use super::keys::{KnownKeys, Placed, head};
 use super::text::{write_number, write_string};
 use super::{DocumentError, Marks};
 use crate::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
@@ -59,37 +59,6 @@ enum Kind {
     String(Span),
     Object(Span),
     List(Span),
-}
-
-/// The members of an event all of whose keys are known.
-struct Placed {
-    /// A bit for each place in [`KnownKeys`].
-    present: [u64; KEYS_MAX / 64],
-    /// The value at each place, where its bit is set.
-    values: [Span; KEYS_MAX],
-}
-
-impl Placed {
-    /// The last one counts.
-    #[inline]
-    fn set(&mut self, place: usize, value: Span) {
-        self.present[place / 64] |= 1 << (place % 64);
-        self.values[place] = value;
-    }
-
-    fn get(&self, place: usize) -> Option<Span> {
-        let is_present = self.present[place / 64] >> (place % 64) & 1 == 1;
-        is_present.then(|| self.values[place])
-    }
-}
-
-impl Default for Placed {
-    fn default() -> Self {
-        Self {
-            present: [0; KEYS_MAX / 64],
-            values: [Span::new(0, 0); KEYS_MAX],
-        }
-    }
 }
 
 /// Turns the wire bytes of a `google.protobuf.Struct` into a JSON object with sorted keys.
@@ -141,7 +110,7 @@ impl Transcoder {
     fn place(&mut self, body: &[u8]) -> Result<bool, Malformed> {
         let event = Span::of(body)?;
         'anew: loop {
-            self.placed.present = [0; _];
+            self.placed.clear();
             let mut fields = Reader::new(body, event);
             while let Some((key, value)) = next_member(body, &mut fields)? {
                 let (start, end) = (key.start as usize, key.end as usize);

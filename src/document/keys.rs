@@ -5,6 +5,8 @@
 //! lowest to the highest, the set is the sorted event. The table learns keys as they come, up to
 //! [`KEYS_MAX`]; what it does not know is sorted by comparing.
 
+use crate::wire::Span;
+
 /// So many keys are learned at most. All of Teleport's event types have about 200 together; the
 /// limit keeps whoever makes up keys from filling memory, or from having them learned for ever.
 pub(super) const KEYS_MAX: usize = 512;
@@ -112,6 +114,41 @@ impl KnownKeys {
 impl Known {
     fn key(&self) -> &[u8] {
         &self.text[2..2 + usize::from(self.length)]
+    }
+}
+
+/// The members of an event all of whose keys are known.
+pub(super) struct Placed {
+    /// A bit for each place in [`KnownKeys`].
+    pub(super) present: [u64; KEYS_MAX / 64],
+    /// The value at each place, where its bit is set.
+    pub(super) values: [Span; KEYS_MAX],
+}
+
+impl Placed {
+    pub(super) fn clear(&mut self) {
+        self.present = [0; _];
+    }
+
+    /// The last one counts.
+    #[inline]
+    pub(super) fn set(&mut self, place: usize, value: Span) {
+        self.present[place / 64] |= 1 << (place % 64);
+        self.values[place] = value;
+    }
+
+    pub(super) fn get(&self, place: usize) -> Option<Span> {
+        let is_present = self.present[place / 64] >> (place % 64) & 1 == 1;
+        is_present.then(|| self.values[place])
+    }
+}
+
+impl Default for Placed {
+    fn default() -> Self {
+        Self {
+            present: [0; KEYS_MAX / 64],
+            values: [Span::new(0, 0); KEYS_MAX],
+        }
     }
 }
 
