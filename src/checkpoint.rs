@@ -40,6 +40,8 @@ mod run;
 mod schema;
 mod storage;
 mod summary;
+pub mod tally;
+mod whereabouts;
 mod whole;
 
 use std::fs;
@@ -54,7 +56,7 @@ pub use blocked::{BlockedDocument, BlockedError, WaitingDocument};
 pub use commit::{Committed, Counts, Step};
 pub use dead_letter::{
     DeadLetter, DeadLetterEntry, DeadLetterError, DeadLetterFilter, DeadLetterPage, DocumentForm,
-    PagePlace, Stored,
+    PagePlace, Stored, UNCONVERTIBLE,
 };
 pub use error::CheckpointError;
 pub use export::{Chunk, Listed};
@@ -63,6 +65,7 @@ pub use lock::{Holder, LockError, Role, RoleLock};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};
 pub use storage::StorageError;
 pub use summary::{BlockedSummary, DeadLetterSummary, FoundGap, RunSummary, Summary};
+pub use whereabouts::Kept;
 pub use whole::{BackupError, ResetError, reset};
 
 use error::{Failure, classify};
@@ -157,9 +160,23 @@ impl Checkpoint {
     /// # Errors
     /// If SQLite does not work at all.
     pub fn open_in_memory() -> Result<Self, CheckpointError> {
-        let path = PathBuf::from(":memory:");
+        Self::open_unnamed(":memory:")
+    }
+
+    /// The same, but on the disk once it has become large: for a comparison, which keeps what
+    /// cannot be compared.
+    ///
+    /// # Errors
+    /// If SQLite does not work at all.
+    pub fn open_temporary() -> Result<Self, CheckpointError> {
+        Self::open_unnamed("")
+    }
+
+    fn open_unnamed(name: &str) -> Result<Self, CheckpointError> {
+        let path = PathBuf::from(name);
         let failed = |error| classify(&path, "open it", error);
-        let mut connection = Connection::open_in_memory().map_err(failed)?;
+        let mut connection =
+            Connection::open_with_flags(name, OpenFlags::default()).map_err(failed)?;
         schema::migrate(&mut connection, schema::MIGRATIONS).map_err(failed)?;
         Ok(Self::new(path, connection))
     }

@@ -10,17 +10,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use crate::config::HostUrl;
-use crate::config::keys::{CONFIG_VARIABLE, Group, KEYS, Key, Kind};
+use crate::config::keys::{CONFIG_VARIABLE, Group, KEYS, Key, Kind, VERIFIER_API_KEY};
 use crate::config::sources::FlagSetting;
 use crate::config::values::parse_time;
 use crate::output;
 
-pub use self::command::{Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, State};
+pub use self::command::{Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, State, Verify};
 
 /// What the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,17 +135,22 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
             dry_run: matches.get_flag("dry-run"),
         },
         "backfill" => {
-            let time = |id| *matches.get_one(id).expect("clap requires it");
-            let backfill = Backfill {
-                from: time("from"),
-                to: time("to"),
+            let (from, to) = range(matches)?;
+            Command::Backfill(Backfill {
+                from,
+                to,
                 again: matches.get_flag("again"),
                 dry_run: matches.get_flag("dry-run"),
-            };
-            if backfill.from >= backfill.to {
-                return Err("--from must be before --to, which is exclusive".to_owned());
-            }
-            Command::Backfill(backfill)
+            })
+        }
+        "verify" => {
+            let (from, to) = range(matches)?;
+            Command::Verify(Verify {
+                from,
+                to,
+                refill: matches.get_flag("refill"),
+                json: matches.get_flag("json"),
+            })
         }
         "status" => Command::Status {
             json: matches.get_flag("json"),
@@ -158,6 +164,15 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
         "version" => Command::Version,
         other => unreachable!("clap knows no command {other}"),
     })
+}
+
+fn range(matches: &ArgMatches) -> Result<(DateTime<Utc>, DateTime<Utc>), String> {
+    let time = |id| *matches.get_one(id).expect("clap requires it");
+    let (from, to) = (time("from"), time("to"));
+    if from >= to {
+        return Err("--from must be before --to, which is exclusive".to_owned());
+    }
+    Ok((from, to))
 }
 
 fn demo(matches: &ArgMatches) -> Result<Demo, String> {
@@ -223,6 +238,7 @@ fn program() -> clap::Command {
             install_command(),
             start_command(),
             backfill_command(),
+            verify_command(),
             status_command(),
             dead_letters::dead_letters_command(),
             dead_letters::state_command(),
@@ -254,7 +270,7 @@ fn start_command() -> clap::Command {
         .args(setting_flags(EVERY_GROUP))
 }
 
-fn backfill_command() -> clap::Command {
+fn range_arguments() -> [Arg; 2] {
     let time = |id: &'static str, help| {
         Arg::new(id)
             .long(id)
@@ -263,19 +279,42 @@ fn backfill_command() -> clap::Command {
             .value_parser(parse_time)
             .help(help)
     };
-    clap::Command::new("backfill")
-        .about("Index a closed range of time; beside a daemon if there is one, and resumable")
-        .arg(time(
+    [
+        time(
             "from",
             "Begin, inclusive: RFC 3339, or a date for its midnight in UTC",
-        ))
-        .arg(time("to", "End, exclusive"))
+        ),
+        time("to", "End, exclusive"),
+    ]
+}
+
+fn backfill_command() -> clap::Command {
+    clap::Command::new("backfill")
+        .about("Index a closed range of time; beside a daemon if there is one, and resumable")
+        .args(range_arguments())
         .arg(switch("again", "Read a finished range once more"))
         .arg(switch(
             "dry-run",
             "Read, but neither write documents nor move the checkpoint",
         ))
         .args(setting_flags(BACKFILL_GROUPS))
+}
+
+fn verify_command() -> clap::Command {
+    let flags = setting_flags(BACKFILL_GROUPS).map(|flag| {
+        if flag.get_id() == VERIFIER_API_KEY.name {
+            // The one setting that is mostly given here.
+            flag.visible_alias("verifier-api-key")
+        } else {
+            flag
+        }
+    });
+    clap::Command::new("verify")
+        .about("Compare Teleport with Elasticsearch, document by document; beside a daemon")
+        .args(range_arguments())
+        .arg(switch("refill", "Send what is missing, and look again"))
+        .arg(switch("json", "As JSON"))
+        .args(flags)
 }
 
 fn status_command() -> clap::Command {
@@ -485,6 +524,40 @@ mod tests {
         "#);
         insta::assert_snapshot!(usage("backfill --from yesterday --to 2026-01-02"), @r#"
         error: invalid value 'yesterday' for '--from <TIME>': must be RFC 3339 with a zone (2026-01-31T08:00:00Z) or a date (2026-01-31, midnight UTC)
+
+        For more information, try '--help'.
+        "#);
+    }
+
+    #[test]
+    fn a_comparison_has_a_range_and_the_flags_of_a_backfill() {
+        let line = "verify --from 2026-01-01 --to 2026-01-02 --types a,b --refill --json \
+                    --verifier-api-key file:key";
+        let invocation = parsed(line).unwrap();
+        let Command::Verify(verify) = &invocation.command else {
+            panic!("no comparison");
+        };
+        assert_eq!((verify.refill, verify.json), (true, true));
+        assert_eq!(verify.from.to_rfc3339(), "2026-01-01T00:00:00+00:00");
+        let given: Vec<_> = invocation.settings.iter().map(|s| s.key.name).collect();
+        assert_eq!(given, ["types", "forward.elasticsearch.verifier-api-key"]);
+        insta::assert_snapshot!(usage("verify --from 2026-01-02 --to 2026-01-02"), @r#"
+        error: --from must be before --to, which is exclusive
+
+        Usage: teleport-event-indexer verify [OPTIONS] --from <TIME> --to <TIME>
+
+        For more information, try '--help'.
+        "#);
+        insta::assert_snapshot!(usage("verify --from 2026-01-02"), @r#"
+        error: the following required arguments were not provided:
+          --to <TIME>
+
+        Usage: teleport-event-indexer verify --from <TIME> --to <TIME>
+
+        For more information, try '--help'.
+        "#);
+        insta::assert_snapshot!(usage("verify --from 2026-01-02 --to soon"), @r#"
+        error: invalid value 'soon' for '--to <TIME>': must be RFC 3339 with a zone (2026-01-31T08:00:00Z) or a date (2026-01-31, midnight UTC)
 
         For more information, try '--help'.
         "#);

@@ -17,6 +17,7 @@ mod start;
 mod state;
 mod status;
 mod transfer;
+mod verify;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,7 @@ async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Resul
             dry_run,
         } => Box::pin(start::start(config, exit_on_last_event, dry_run, &shutdown)).await,
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
+        Command::Verify(range) => Box::pin(verify::verify(config, range, &shutdown)).await,
         Command::DeadLetters(command) => {
             Box::pin(dead_letters::dead_letters(config, command, &shutdown)).await
         }

@@ -3,3 +3,4 @@
 pub mod assets;
 pub mod bulk;
 pub mod client;
+pub mod lookup;

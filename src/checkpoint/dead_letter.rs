@@ -96,6 +96,9 @@ pub struct Stored {
     pub bytes: u64,
 }
 
+/// The error type of an event of which no document can be made.
+pub const UNCONVERTIBLE: &str = "unconvertible_event";
+
 /// Why dead letters were not stored. None of them was.
 #[derive(Debug, Error)]
 pub enum DeadLetterError {

@@ -27,6 +27,8 @@ pub enum Command {
     },
     /// Index a closed range of time.
     Backfill(Backfill),
+    /// Compare Teleport with Elasticsearch.
+    Verify(Verify),
     /// Say how far the audit log is indexed.
     Status {
         /// As JSON.
@@ -63,6 +65,12 @@ impl Command {
                 elasticsearch: true,
                 storage: true,
             },
+            // What it writes down, dead letters above all, is to be found again.
+            Self::Verify(verify) => Needs {
+                teleport: true,
+                elasticsearch: true,
+                storage: verify.refill,
+            },
             Self::Check { .. } => Needs {
                 teleport: true,
                 elasticsearch: true,
@@ -97,6 +105,19 @@ pub struct Backfill {
     pub again: bool,
     /// Read, but neither write documents nor move the checkpoint.
     pub dry_run: bool,
+}
+
+/// A closed range of time to compare: `from` is before `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verify {
+    /// The first second, inclusive.
+    pub from: DateTime<Utc>,
+    /// The end, exclusive.
+    pub to: DateTime<Utc>,
+    /// Send what is missing.
+    pub refill: bool,
+    /// As JSON.
+    pub json: bool,
 }
 
 /// What to do with documents that Elasticsearch refused.

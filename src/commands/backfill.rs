@@ -75,7 +75,7 @@ pub(super) async fn backfill(
     let checkpoint = Arc::new(checkpoint);
     let elasticsearch = config.elasticsearch.clone();
     let (id, before) = (run.id, run.counts);
-    let bar = show_progress(stats.clone(), run.clone(), to_ms);
+    let bar = show_progress(stats.clone(), run.clone(), to_ms, "complete");
     let transfer = Transfer {
         config,
         client,
@@ -133,7 +133,7 @@ pub(super) async fn backfill(
 }
 
 /// The filters as part of a backfill's identity.
-fn identity_of(filter: &EventFilter) -> String {
+pub(super) fn identity_of(filter: &EventFilter) -> String {
     let list = |types: &std::collections::BTreeSet<String>| {
         types
             .iter()
@@ -151,8 +151,8 @@ fn identity_of(filter: &EventFilter) -> String {
     }
 }
 
-/// Shows how far the run has come, until it is dropped.
-pub(super) async fn show_progress(stats: Arc<Stats>, run: Run, to_ms: i64) {
+/// Shows how far the run has come, and by `done` what that means, until it is dropped.
+pub(super) async fn show_progress(stats: Arc<Stats>, run: Run, to_ms: i64, done: &'static str) {
     let mut progress = Progress::new();
     let began = Instant::now();
     loop {
@@ -166,7 +166,7 @@ pub(super) async fn show_progress(stats: Arc<Stats>, run: Run, to_ms: i64) {
         progress.show(
             u64::try_from(thousandths).unwrap_or(0),
             format_args!(
-                "{settled} documents, {rate}/s, complete up to {}",
+                "{settled} documents, {rate}/s, {done} up to {}",
                 day.format("%F %T")
             ),
         );

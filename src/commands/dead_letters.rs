@@ -109,7 +109,7 @@ fn table(entries: &[DeadLetterEntry]) -> String {
 }
 
 /// Words of others as one word: an event's type may hold anything, control characters too.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     match text {
         "" => "-".to_owned(),
         text => text.escape_debug().to_string(),

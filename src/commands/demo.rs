@@ -337,7 +337,12 @@ async fn move_all(
     };
     let work = transfer.into_elasticsearch(sink, stop.clone());
     let summary = if is_closed {
-        let bar = show_progress(stats.clone(), run, Utc::now().timestamp_millis());
+        let bar = show_progress(
+            stats.clone(),
+            run,
+            Utc::now().timestamp_millis(),
+            "complete",
+        );
         beside(work, bar).await?
     } else {
         beside(work, crate::telemetry::report_each_minute(&stats)).await?

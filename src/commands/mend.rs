@@ -3,8 +3,10 @@
 
 use std::error::Error;
 
+use crate::checkpoint::tally::TallyError;
 use crate::checkpoint::{CheckpointError, StorageError};
 use crate::elastic::client::{ClientError, ServerError};
+use crate::elastic::lookup::LookupError;
 use crate::teleport::client::CallError;
 use crate::teleport::identity::IdentityError;
 
@@ -31,6 +33,10 @@ fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
         error.mend()
     } else if let Some(error) = error.downcast_ref::<ServerError>() {
         error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<LookupError>() {
+        Some(error.fault().mend.clone()).filter(|mend| !mend.is_empty())
+    } else if let Some(error) = error.downcast_ref::<TallyError>() {
+        Some(error.mend().to_owned())
     } else if let Some(error) = error.downcast_ref::<ClientError>() {
         error.mend().map(str::to_owned)
     } else {

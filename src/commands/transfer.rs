@@ -230,7 +230,11 @@ impl Transfer {
         }
     }
 
-    async fn through(self, sink: impl Sink, stop: CancellationToken) -> Result<Summary, Failure> {
+    pub(super) async fn through(
+        self,
+        sink: impl Sink,
+        stop: CancellationToken,
+    ) -> Result<Summary, Failure> {
         let pattern = self.config.elasticsearch.as_ref().map(|e| e.index.clone());
         let pattern = pattern.unwrap_or_default();
         let (client, stats, mut reload) = (self.client.clone(), self.stats.clone(), self.reload);

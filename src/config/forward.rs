@@ -20,6 +20,8 @@ pub struct ElasticsearchConfig {
     pub hosts: Vec<HostUrl>,
     /// Who we are; `None` where security is switched off, or a client certificate says it.
     pub auth: Option<Auth>,
+    /// Who we are where `verify` reads, if somebody else.
+    pub verifier_auth: Option<Auth>,
     /// A certificate to show.
     pub client_certificate: Option<ClientCertificate>,
     /// CA certificates to trust instead of the system's.
@@ -86,7 +88,8 @@ const DAY: Duration = Duration::from_hours(24);
 pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<ElasticsearchConfig> {
     let hosts = hosts(resolver, is_needed);
     let auth = auth(resolver);
-    if auth.is_some() {
+    let verifier_auth = api_key(resolver, &keys::VERIFIER_API_KEY);
+    if auth.is_some() || verifier_auth.is_some() {
         for host in hosts.iter().flatten() {
             if !host.is_https() && !host.is_loopback() {
                 resolver.warn(format!(
@@ -127,6 +130,7 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
     Some(ElasticsearchConfig {
         hosts: hosts?,
         auth,
+        verifier_auth,
         client_certificate,
         ca,
         index,
@@ -212,19 +216,24 @@ fn auth(resolver: &mut Resolver) -> Option<Auth> {
             }
         };
     }
-    if let Some(secret) = resolver.secret(&keys::API_KEY) {
-        return match api_key::header_form(secret.expose()) {
-            Ok(secret) => Some(Auth::ApiKey(secret)),
-            Err(error) => {
-                resolver.wrong(&keys::API_KEY, error.to_string());
-                None
-            }
-        };
+    if resolver.is_set(&keys::API_KEY) {
+        return api_key(resolver, &keys::API_KEY);
     }
     Some(Auth::Basic {
         user: user?,
         password: password?,
     })
+}
+
+fn api_key(resolver: &mut Resolver, key: &keys::Key) -> Option<Auth> {
+    let secret = resolver.secret(key)?;
+    match api_key::header_form(secret.expose()) {
+        Ok(secret) => Some(Auth::ApiKey(secret)),
+        Err(error) => {
+            resolver.wrong(key, error.to_string());
+            None
+        }
+    }
 }
 
 /// HTTP ends the user at the first colon.

@@ -247,6 +247,9 @@ table! {
         "The user's password");
     API_KEY = key("forward.elasticsearch.api-key", Kind::Secret, Group::Elasticsearch,
         "API key: id:key, its encoded form, or an Elastic Cloud key; excludes user and password");
+    VERIFIER_API_KEY = key("forward.elasticsearch.verifier-api-key", Kind::Secret,
+        Group::Elasticsearch,
+        "API key with which `verify` reads; without it, the credentials that documents are written with");
     CLIENT_CERT = key("forward.elasticsearch.client-cert", Kind::Path, Group::Elasticsearch,
         "Client certificate; goes with client-key")
         .aliases(&["forward.elasticsearch.client-crt"]);

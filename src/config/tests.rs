@@ -460,6 +460,12 @@ fn secrets_and_where_they_lie() {
     assert_eq!(auth("cloud-auth = 'a:hunter2'"), expected);
     let expected = Auth::ApiKey(Secret::new("aWQ6aHVudGVyMg=="));
     assert_eq!(auth("api-key = 'id:hunter2'"), expected);
+    let hosts = "hosts = ['https://es.example.com']\napi-key = 'id:other'";
+    let verifier = secrets(&format!("{hosts}\nverifier-api-key = 'id:hunter2'")).good();
+    assert_eq!(
+        verifier.elasticsearch.unwrap().verifier_auth,
+        Some(expected)
+    );
 }
 
 #[test]
@@ -547,6 +553,7 @@ refresh.interval = "30s"
 [forward.elasticsearch]
 cloud-id = "a:Y2xvdWQuZXhhbXBsZSRlcw=="
 api_key = "essu_abc"
+verifier-api-key = "id:hunter2"
 client-cert = "/es.crt"
 client-key = "/es.key"
 ca = "/es-ca.crt"
@@ -626,6 +633,11 @@ bytes-per-second = "10MB"
                     HostUrl("https://es.cloud.example/"),
                 ],
                 auth: Some(
+                    ApiKey(
+                        [secret],
+                    ),
+                ),
+                verifier_auth: Some(
                     ApiKey(
                         [secret],
                     ),

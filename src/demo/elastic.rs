@@ -235,6 +235,15 @@ impl ElasticsearchControl {
         self.0.store.count("*").unwrap_or(0)
     }
 
+    /// Deletes documents, by index and id, as somebody may do by hand; how many there were.
+    ///
+    /// # Panics
+    /// If the database cannot be written, which is no state to go on testing in.
+    pub fn delete(&self, documents: &[(String, String)]) -> u64 {
+        let deleted = self.0.store.delete(documents);
+        deleted.expect("the database can be written")
+    }
+
     /// All documents, in the order in which they came.
     ///
     /// # Panics

@@ -51,6 +51,21 @@ impl DocumentId {
         std::str::from_utf8(&self.0).expect("base64url is ASCII")
     }
 
+    /// The time in it, in milliseconds since 1970: for a document's id, that of its event.
+    pub fn time_ms(&self) -> i64 {
+        let [a, b, c, d, e, f, ..] = self.to_bytes();
+        i64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// The bytes that it is written for; they sort by time.
+    pub fn to_bytes(&self) -> [u8; 18] {
+        let mut bytes = [0; 18];
+        URL_SAFE_NO_PAD
+            .decode_slice(self.0, &mut bytes)
+            .expect("it is 24 characters of base64url");
+        bytes
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8; ID_BYTES] {
         &self.0
     }

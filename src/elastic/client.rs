@@ -284,9 +284,27 @@ impl Client {
     /// # Errors
     /// If there is no answer, or one that says nothing about privileges.
     pub async fn lacks_privileges(&self, indices: &str) -> Result<Vec<String>, ClientError> {
-        let wanted = ["create_doc", "auto_configure"];
+        self.lacks(&["monitor"], indices, &["create_doc", "auto_configure"])
+            .await
+    }
+
+    /// Whether these credentials lack the privilege to read `indices`.
+    ///
+    /// # Errors
+    /// If there is no answer, or one that says nothing about privileges.
+    pub async fn lacks_read(&self, indices: &str) -> Result<bool, ClientError> {
+        let lacking = self.lacks(&[], indices, &["read"]).await?;
+        Ok(!lacking.is_empty())
+    }
+
+    async fn lacks(
+        &self,
+        cluster: &[&str],
+        indices: &str,
+        wanted: &[&str],
+    ) -> Result<Vec<String>, ClientError> {
         let body = serde_json::json!({
-            "cluster": ["monitor"],
+            "cluster": cluster,
             "index": [{"names": [indices], "privileges": wanted}],
         });
         let path = "/_security/user/_has_privileges";
@@ -305,12 +323,14 @@ impl Client {
         }
         let has: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let mut lacking = Vec::new();
-        if has["cluster"]["monitor"] != true {
-            lacking.push("cluster privilege monitor".to_owned());
+        for privilege in cluster {
+            if has["cluster"][privilege] != true {
+                lacking.push(format!("cluster privilege {privilege}"));
+            }
         }
         for privilege in wanted {
             if has["index"][indices][privilege] != true {
-                lacking.push(privilege.to_owned());
+                lacking.push((*privilege).to_owned());
             }
         }
         Ok(lacking)

@@ -22,6 +22,7 @@ use super::retry::Backoff;
 use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
+    UNCONVERTIBLE,
 };
 use crate::document::{DocumentId, Encoded, Encoder};
 use crate::event::AuditEvent;
@@ -293,7 +294,7 @@ impl<K: Sink> Loop<K> {
                 document: event.body.to_vec(),
                 form: DocumentForm::Protobuf,
                 status: None,
-                error_type: "unconvertible_event".into(),
+                error_type: UNCONVERTIBLE.into(),
                 reason: Chain(&refused).to_string(),
                 first_seen_ms: chrono::Utc::now().timestamp_millis(),
             })),

@@ -54,6 +54,7 @@ fn help() {
       install       Put index template and lifecycle policy into Elasticsearch; safe to repeat
       start         Follow the audit log
       backfill      Index a closed range of time; beside a daemon if there is one, and resumable
+      verify        Compare Teleport with Elasticsearch, document by document; beside a daemon
       status        Say how far the audit log is indexed, and what is missing
       dead-letters  Look after documents that Elasticsearch refused
       state         Back up or reset the state file

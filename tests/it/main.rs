@@ -20,3 +20,4 @@ mod servers;
 mod shutdown;
 mod support;
 mod tls;
+mod verify;

@@ -116,6 +116,7 @@ pub(super) fn answer(shared: &Shared, call: &Call, body: &[u8]) -> Reply {
         ("GET" | "POST", ["_refresh"]) => Ok(refresh(shared, call, "*")),
         ("GET" | "POST", [list, "_refresh"]) => Ok(refresh(shared, call, list)),
         ("GET", [index, "_doc", id]) => document(shared, call, index, id),
+        ("GET" | "POST", [index, "_mget"]) => get_many(shared, call, index, body),
         ("GET", ["_cat", "indices"]) => Ok(cat_indices(shared, call, "*")),
         ("GET", ["_cat", "indices", list]) => Ok(cat_indices(shared, call, list)),
         ("GET", ["_cluster", "health"]) => {
@@ -183,6 +184,48 @@ fn document(shared: &Shared, call: &Call, index: &str, id: &str) -> rusqlite::Re
         "found": true, "_source": source,
     });
     Ok(json_reply(call, &found))
+}
+
+/// Gives documents one by one, in the order in which they were asked for.
+fn get_many(shared: &Shared, call: &Call, index: &str, body: &[u8]) -> rusqlite::Result<Reply> {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let Some(ids) = texts(&body["ids"]).filter(|ids| !ids.is_empty()) else {
+        let reason = "Validation Failed: 1: no documents to get;";
+        return Ok(Reply::error(
+            400,
+            "action_request_validation_exception",
+            reason,
+        ));
+    };
+    let is_there = shared.store.missing(index).is_none();
+    let with_source = call.parameter("_source") != "false";
+    let mut documents = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mut document = json!({"_index": index, "_id": id});
+        if !is_there {
+            let cause = json!({
+                "type": "index_not_found_exception",
+                "reason": format!("no such index [{index}]"),
+            });
+            let mut error = cause.clone();
+            error["root_cause"] = json!([cause]);
+            document["error"] = error;
+        } else if let Some(found) = shared.store.get(index, id)? {
+            document["_version"] = json!(1);
+            document["found"] = json!(true);
+            if with_source {
+                document["_source"] = serde_json::from_str(&found.source).unwrap_or_default();
+            }
+        } else {
+            document["found"] = json!(false);
+        }
+        documents.push(document);
+    }
+    Ok(json_reply(call, &json!({"docs": documents})))
+}
+
+fn texts(value: &Value) -> Option<Vec<&str>> {
+    value.as_array()?.iter().map(Value::as_str).collect()
 }
 
 fn cat_indices(shared: &Shared, call: &Call, list: &str) -> Reply {

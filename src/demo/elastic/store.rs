@@ -216,6 +216,36 @@ impl Store {
         )
     }
 
+    /// Deletes documents, as somebody may do by hand; how many there were.
+    pub(super) fn delete(&self, ids: &[(String, String)]) -> rusqlite::Result<u64> {
+        let mut state = self.0.lock();
+        let State {
+            connection,
+            indices,
+        } = &mut *state;
+        let transaction = connection.transaction()?;
+        let mut deleted = 0;
+        for (name, id) in ids {
+            let Some(index) = indices.get_mut(name) else {
+                continue;
+            };
+            let bytes: Option<i64> = transaction
+                .prepare_cached(
+                    "DELETE FROM documents WHERE index_number = ? AND id = ?
+                     RETURNING length(source)",
+                )?
+                .query_row(params![index.number, id], |row| row.get(0))
+                .optional()?;
+            if let Some(bytes) = bytes {
+                index.n_documents -= 1;
+                index.n_bytes -= bytes.unsigned_abs();
+                deleted += 1;
+            }
+        }
+        transaction.commit()?;
+        Ok(deleted)
+    }
+
     /// The first name in the list that has no `*` and is no index.
     pub(super) fn missing<'l>(&self, list: &'l str) -> Option<&'l str> {
         let state = self.0.lock();

@@ -125,6 +125,11 @@ batch-age = "20ms"
         self.elasticsearch.control()
     }
 
+    /// host:port of the stand-in Elasticsearch.
+    pub(crate) fn elasticsearch_address(&self) -> String {
+        self.elasticsearch.address().to_string()
+    }
+
     /// Puts events into the audit log. Each must come out as a document.
     pub(crate) fn append(&mut self, events: impl IntoIterator<Item = Value>) {
         let events: Vec<AuditEvent> = events
