@@ -200,9 +200,17 @@ async fn compare(
 /// Who looks for documents.
 async fn reader(config: &ElasticsearchConfig, stop: &CancellationToken) -> Result<Lookup, Failure> {
     let mut config = config.clone();
-    config.auth = config.verifier_auth.take().or(config.auth);
-    let reached = reach_elasticsearch(&config, Patience::None, stop).await?;
-    let (client, _) = reached.expect("nobody stops it");
+    let verifier = config.verifier_auth.take();
+    let has_own_key = verifier.is_some();
+    config.auth = verifier.or(config.auth);
+    let reached = reach_elasticsearch(&config, Patience::None, stop).await;
+    let reached = reached.map_err(|failure| match failure {
+        Failure::Failed(error) if has_own_key => {
+            Failure::Failed(error.context("cannot log in with verifier-api-key"))
+        }
+        other => other,
+    });
+    let (client, _) = reached?.expect("nobody stops it");
     let indices = config.index.wildcard();
     // If nobody tells, it shows at the first look.
     if client.lacks_read(&indices).await.unwrap_or(false) {

@@ -12,7 +12,9 @@
 //! | 401 | try again: a node that has just started refuses good credentials for a moment |
 //! | 403, a closed index and all else | somebody has to do something |
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -26,6 +28,9 @@ use crate::pipeline::delivery::Fault;
 #[derive(Debug)]
 pub struct Lookup {
     client: Client,
+    /// Indices that were not there when they were last asked. Elasticsearch says so at length for
+    /// each id, so of these one id is asked for first.
+    absent: Mutex<BTreeSet<String>>,
 }
 
 /// Why it is not known which documents there are.
@@ -77,7 +82,10 @@ const CALL: &str = "_mget?_source=false&filter_path=docs.found,docs.error.type,d
 impl Lookup {
     /// Asks through `client`.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self {
+            client,
+            absent: Mutex::default(),
+        }
     }
 
     /// Whether the index has each of these documents. One attempt; an id may be there twice.
@@ -85,6 +93,27 @@ impl Lookup {
     /// # Errors
     /// If Elasticsearch does not say.
     pub async fn found(&self, index_name: &str, ids: &[&str]) -> Result<Vec<bool>, LookupError> {
+        let nothing = || vec![false; ids.len()];
+        let was_absent = self.absent().contains(index_name);
+        if was_absent && let Some(first) = ids.get(..1) {
+            if self.ask(index_name, first).await?.is_none() {
+                return Ok(nothing());
+            }
+            self.absent().remove(index_name);
+        }
+        let found = self.ask(index_name, ids).await?;
+        if found.is_none() {
+            self.absent().insert(index_name.to_owned());
+        }
+        Ok(found.unwrap_or_else(nothing))
+    }
+
+    fn absent(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: there is no such index.
+    async fn ask(&self, index_name: &str, ids: &[&str]) -> Result<Option<Vec<bool>>, LookupError> {
         let path = format!("/{}/{CALL}", in_path(index_name));
         let body = Body::Json(json!({"ids": ids}).to_string().into());
         let answer = match self.client.request(Method::Post, &path, body).await {
@@ -159,10 +188,10 @@ fn refuse(answer: &Answer, index_name: &str) -> Result<(), LookupError> {
     })
 }
 
-fn found(index_name: &str, document: Document) -> Result<bool, LookupError> {
+fn found(index_name: &str, document: Document) -> Result<Option<bool>, LookupError> {
     let (error_type, reason) = match (document.found, document.error) {
-        (Some(found), None) => return Ok(found),
-        (None, Some(error)) if error.error_type == "index_not_found_exception" => return Ok(false),
+        (Some(found), None) => return Ok(Some(found)),
+        (None, Some(error)) if error.error_type == "index_not_found_exception" => return Ok(None),
         (_, Some(error)) => (error.error_type, error.reason),
         (None, None) => (String::new(), "neither found nor not".to_owned()),
     };
@@ -210,9 +239,10 @@ mod tests {
     #[test]
     fn a_document_is_there_or_not_or_nobody_knows() {
         let answer = |text: &str| found("i", serde_json::from_str(text).unwrap());
-        assert!(answer(r#"{"found":true}"#).unwrap());
-        assert!(!answer(r#"{"found":false}"#).unwrap());
-        assert!(!answer(r#"{"error":{"type":"index_not_found_exception"}}"#).unwrap());
+        assert_eq!(answer(r#"{"found":true}"#).unwrap(), Some(true));
+        assert_eq!(answer(r#"{"found":false}"#).unwrap(), Some(false));
+        let no_index = r#"{"error":{"type":"index_not_found_exception"}}"#;
+        assert_eq!(answer(no_index).unwrap(), None);
         for (text, passes) in [
             (
                 r#"{"error":{"type":"no_shard_available_action_exception"}}"#,

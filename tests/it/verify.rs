@@ -1,10 +1,13 @@
 //! `verify`: what is missing is found, to the document; what is sent again is that and no more.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
-use teleport_event_indexer::demo::auth::{AuthOptions, Unreadable};
+use teleport_event_indexer::checkpoint::Checkpoint;
+use teleport_event_indexer::demo::auth::{AuthOptions, Method, Unreadable};
 use teleport_event_indexer::demo::elastic::{ElasticsearchOptions, Refusal};
 
 use crate::support::elasticsearch::{Elasticsearch, NEWEST, oldest};
@@ -13,7 +16,7 @@ use crate::support::http;
 use crate::support::journey::{Journey, PASSWORD, days_ago};
 use crate::support::program::Output;
 use crate::support::rig::{
-    Key, Rig, backfill, event, midnight, realistic, rfc3339, wait_until_said,
+    CLUSTER, Key, Rig, backfill, event, midnight, realistic, rfc3339, wait_until_said,
 };
 use crate::support::wait_until;
 
@@ -128,6 +131,18 @@ fn a_whole_day_without_an_index_is_missing() {
     assert_eq!(output.stdout, table);
     let said = "2 are missing: 3 events compared\nhint: --refill sends what is missing\n";
     assert!(output.stderr.ends_with(said), "{}", output.stderr);
+    // A daemon that has come as far as the second day.
+    let checkpoint = Checkpoint::open(&rig.storage()).expect("it can be opened");
+    let position = || midnight(2).timestamp_millis();
+    checkpoint
+        .daemon_run(CLUSTER, position)
+        .expect("it can be written");
+    drop(checkpoint);
+    let output = rig.run_to(1, &verify(3, 1, &[]));
+    let said = format!(
+        "note: the daemon is complete up to {second}T00:00:00Z; what lies behind may be on its way\n"
+    );
+    assert!(output.stderr.ends_with(&said), "{}", output.stderr);
     let output = rig.run_to(0, &verify(3, 1, &["--refill"]));
     let table = format!(
         "DAY         TYPE  TELEPORT  ELASTICSEARCH  MISSING  REFILLED  KNOWN AS\n\
@@ -294,6 +309,24 @@ fn it_runs_beside_a_daemon_and_does_not_touch_its_position() {
 }
 
 #[test]
+fn what_is_wrong_is_said_before_anything_is_read() {
+    let rig = Rig::new("", "");
+    let [from, to] = ["--from=2199-01-01", "--to=2199-01-02"];
+    let output = rig.run_to(2, &["verify", from, to]);
+    assert_eq!(
+        output.stderr,
+        "error: --from 2199-01-01T00:00:00Z lies in the future\n"
+    );
+    let output = rig.run_to(2, &verify(2, 1, &["--verifier-api-key=id:hunter2"]));
+    assert_eq!(
+        output.stderr,
+        "error: --elasticsearch-verifier-api-key: a secret on the command line is visible in the \
+         process list; use file:PATH or EVENT_INDEXER_ELASTICSEARCH_VERIFIER_API_KEY\n"
+    );
+    assert_eq!(rig.auth().n_calls(Method::Ping), 0);
+}
+
+#[test]
 fn it_ends_at_once_when_told_to() {
     let mut rig = Rig::new("", "");
     rig.append(realistic(7, 500, 2, 1));
@@ -410,6 +443,14 @@ fn holes_in(version: &'static str, security: bool, unimplemented: &str) {
         );
         assert!(refused.stderr.ends_with(&said), "{}", refused.stderr);
         assert_eq!(refused.stdout, "");
+        let wrong = journey.indexer.write("wrong-key", "id:wrong");
+        std::fs::set_permissions(&wrong, Permissions::from_mode(0o600)).expect("it is ours");
+        let refused = run(args("verify", "--verifier-api-key=file:wrong-key"), 1);
+        let said = format!(
+            "error: cannot log in with verifier-api-key: Elasticsearch at {url}/ refuses the \
+             credentials: "
+        );
+        assert!(refused.stderr.contains(&said), "{}", refused.stderr);
         journey
             .indexer
             .write("verifier-key", &verifier_key(server, &name));
