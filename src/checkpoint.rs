@@ -35,6 +35,7 @@ mod dead_letter;
 mod error;
 mod export;
 mod gap;
+mod left_out;
 mod lock;
 mod run;
 mod schema;

@@ -253,7 +253,19 @@ fn install_command() -> clap::Command {
         .about("Put index template and lifecycle policy into Elasticsearch; safe to repeat")
         .arg(switch("dry-run", "Only show the requests"))
         .arg(switch("overwrite", "Replace what somebody has edited"))
-        .args(setting_flags(INSTALL_GROUPS))
+        .args(setting_flags(INSTALL_GROUPS).map(with_short_name))
+}
+
+/// Here, what is installed needs no longer name: `--retention` is `--elasticsearch-install-retention`.
+fn with_short_name(flag: Arg) -> Arg {
+    let name = flag.get_long().unwrap_or_default();
+    match name.strip_prefix("elasticsearch-install-") {
+        Some(short) => {
+            let short = short.to_owned();
+            flag.visible_alias(short)
+        }
+        None => flag,
+    }
 }
 
 fn start_command() -> clap::Command {
@@ -503,6 +515,35 @@ mod tests {
             parsed("-c before.toml check").unwrap().config,
             Some(PathBuf::from("before.toml"))
         );
+    }
+
+    #[test]
+    fn what_is_installed_has_short_names_where_it_is_installed() {
+        let line = "install --retention 30d --replicas 0 --dynamic --shards=2 \
+                    --refresh-interval 1s --elasticsearch-install-policy keep";
+        let given: Vec<_> = parsed(line)
+            .unwrap()
+            .settings
+            .iter()
+            .map(|setting| {
+                let (_, name) = setting.key.place();
+                format!("{name}={}", setting.values.join(" "))
+            })
+            .collect();
+        assert_eq!(
+            given,
+            [
+                "policy=keep",
+                "retention=30d",
+                "shards=2",
+                "replicas=0",
+                "refresh-interval=1s",
+                "dynamic=true",
+            ]
+        );
+        let both = "install --retention 30d --elasticsearch-install-retention 40d";
+        assert!(usage(both).contains("cannot be used multiple times"));
+        assert!(usage("start --retention 30d").contains("unexpected argument"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod demo;
 mod dry_run;
 mod install;
 mod mend;
+mod old_days;
 mod start;
 mod state;
 mod status;

@@ -29,7 +29,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 pub use self::address::{Address, HostUrl};
-pub use self::forward::{Auth, ClientCertificate, ElasticsearchConfig, InstallConfig};
+pub use self::forward::{Auth, ClientCertificate, ElasticsearchConfig, InstallConfig, OldDays};
 pub use self::mistakes::{Mistake, Mistakes, Warning};
 pub use self::show::Effective;
 pub use self::sources::Raw;

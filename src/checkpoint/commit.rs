@@ -1,6 +1,6 @@
 //! Steps, and the position that follows from them.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 
 use chrono::NaiveDate;
 use rusqlite::{OptionalExtension, Transaction, named_params, params};
@@ -9,7 +9,7 @@ use super::error::Failure;
 use super::export::{self, DAY_MS};
 use super::gap::{self, Filled};
 use super::run::{self, RunId, SourceMode, Window};
-use super::{Checkpoint, CheckpointError, now_ms, signed};
+use super::{Checkpoint, CheckpointError, left_out, now_ms, signed};
 
 /// What becomes true when all events of a page are settled. A page of which nothing was wanted
 /// has one too.
@@ -103,7 +103,7 @@ pub struct Committed {
 impl Checkpoint {
     /// Writes down what has settled, in one transaction: the steps in their order, the counts and
     /// the position that follows. The only way in which a position moves forward, besides
-    /// [`Checkpoint::add_listing`]. Steps that were committed before change nothing, and so do those
+    /// [`Checkpoint::add_listing`] and [`Checkpoint::leave_out`]. Steps that were committed before change nothing, and so do those
     /// of an event API that the run no longer reads by: its plan is gone, only the counts count.
     ///
     /// # Errors
@@ -288,6 +288,24 @@ impl Standing {
             .prepare_cached("UPDATE runs SET position_ms = ?2, updated_ms = ?3 WHERE id = ?1")?
             .execute(params![self.run.0, position_ms, now_ms()])?;
         Ok(position_ms)
+    }
+
+    /// Moves the position to `until_ms`, or to the run's end if that is before; what it has passed
+    /// over, if anything.
+    pub(super) fn pass_over(
+        mut self,
+        transaction: &Transaction<'_>,
+        until_ms: i64,
+    ) -> rusqlite::Result<Option<Range<i64>>> {
+        let until_ms = until_ms.min(self.to_ms);
+        let passed = self.position_ms..until_ms;
+        if passed.is_empty() {
+            return Ok(None);
+        }
+        left_out::drop_plan(transaction, self.run, until_ms)?;
+        self.position_ms = until_ms;
+        self.advance(transaction)?;
+        Ok(Some(passed))
     }
 
     /// Follows the windows that join at the position; drops those that it has passed.

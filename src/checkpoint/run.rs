@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, named_params, params};
 use super::commit::Counts;
 use super::error::Failure;
 use super::export::{self, DAY_MS};
-use super::{Checkpoint, CheckpointError, now_ms, unsigned};
+use super::{Checkpoint, CheckpointError, left_out, now_ms, unsigned};
 
 /// How long after an event its chunk may appear without the change to search missing it. Servers
 /// write chunks about once a minute; what is read twice because of this costs little.
@@ -202,6 +202,7 @@ impl Checkpoint {
         self.write("restart a backfill", |transaction| {
             load_backfill(transaction, run, "restarted")?;
             forget_progress(transaction, run)?;
+            left_out::forget(transaction, run)?;
             transaction.execute(
                 "UPDATE runs SET finished = 0, mode = NULL, position_ms = from_ms,
                      events = 0, created = 0, safe_form = 0, already_there = 0, dead_letters = 0, filtered = 0,

@@ -7,7 +7,7 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4];
 
 /// What a file is, by its header.
 #[derive(Debug, PartialEq, Eq)]
@@ -161,6 +161,16 @@ DROP INDEX gaps_identity;
 CREATE UNIQUE INDEX gaps_identity ON gaps (
     run_id, reason, from_ms, to_ms, ifnull(day, ''), ifnull(chunk, ''), ifnull(dead_letter, ''));
 ALTER TABLE runs ADD COLUMN newest_ms INTEGER;
+";
+
+/// Spans that runs have left out as too old, none of which touch one another.
+const FORMAT_4: &str = "
+CREATE TABLE left_out (
+    run_id INTEGER NOT NULL REFERENCES runs (id),
+    from_ms INTEGER NOT NULL,
+    to_ms INTEGER NOT NULL,
+    PRIMARY KEY (run_id, from_ms)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Reads whose file it is and which format it has; changes nothing.

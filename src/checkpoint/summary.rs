@@ -1,11 +1,13 @@
 //! What `status` tells of the state file.
 
+use std::ops::Range;
+
 use rusqlite::Transaction;
 
 use super::commit::Counts;
 use super::gap::{self, Gap};
 use super::run::{self, COUNT_COLUMNS, RunId, RunKind, SourceMode};
-use super::{Checkpoint, CheckpointError, blocked, dead_letter, unsigned};
+use super::{Checkpoint, CheckpointError, blocked, dead_letter, left_out, unsigned};
 
 /// How many gaps [`Summary`] names; it counts all.
 const NEWEST_GAPS: u32 = 5;
@@ -54,6 +56,8 @@ pub struct RunSummary {
     pub open_chunks: u64,
     /// Gaps that it found and that are open.
     pub gaps: u64,
+    /// What it left out, the oldest first; see [`Checkpoint::leave_out`].
+    pub left_out: Vec<Range<i64>>,
 }
 
 /// A gap and the run that found it.
@@ -125,7 +129,7 @@ fn count_gaps(transaction: &Transaction<'_>, which: &str) -> rusqlite::Result<u6
 }
 
 fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
-    transaction
+    let mut runs: Vec<RunSummary> = transaction
         .prepare_cached(&format!(
             "SELECT id, from_ms, to_ms, filters, mode, position_ms, finished, updated_ms,
                  (SELECT count(*) FROM windows WHERE run_id = runs.id AND reached_ms < windows.to_ms)
@@ -156,9 +160,14 @@ fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
                 open_windows: row.get("open_windows").map(unsigned)?,
                 open_chunks: row.get("open_chunks").map(unsigned)?,
                 gaps: row.get("gaps").map(unsigned)?,
+                left_out: Vec::new(),
             })
         })?
-        .collect()
+        .collect::<Result<_, _>>()?;
+    for run in &mut runs {
+        run.left_out = left_out::of(transaction, run.id)?;
+    }
+    Ok(runs)
 }
 
 fn newest_gaps(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<FoundGap>> {

@@ -9,7 +9,8 @@ use tracing::warn;
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock, Run};
 use crate::cli;
-use crate::commands::status::safe_form_words;
+use crate::commands::old_days::first_to_write;
+use crate::commands::status::{left_out_words, safe_form_words};
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
@@ -62,6 +63,11 @@ pub(super) async fn backfill(
         run = checkpoint.run(run.id)?;
     }
     if run.finished {
+        let summary = checkpoint.summary()?;
+        let summary = summary.runs.iter().find(|summary| summary.id == run.id);
+        if let Some(left_out) = summary.and_then(|run| left_out_words(&run.left_out)) {
+            output::note(left_out);
+        }
         output::note(format_args!(
             "this range is done: {} documents created, {} were there already; \
              `--again` reads it once more",
@@ -76,7 +82,7 @@ pub(super) async fn backfill(
     let elasticsearch = config.elasticsearch.clone();
     let (id, before) = (run.id, run.counts);
     let bar = show_progress(stats.clone(), run.clone(), to_ms, "complete");
-    let transfer = Transfer {
+    let mut transfer = Transfer {
         config,
         client,
         checkpoint: checkpoint.clone(),
@@ -98,6 +104,11 @@ pub(super) async fn backfill(
             return Ok(Exit::Failed);
         };
         demand_template(&client, &elasticsearch).await?;
+        let span = transfer.run.position_ms..to_ms;
+        let first = first_to_write(&client, &elasticsearch, span, Patience::None, stop).await?;
+        if let Some(first_ms) = first {
+            transfer.leave_out_before(first_ms)?;
+        }
         beside(transfer.into_elasticsearch(client, stop.clone()), bar).await?
     };
     if !summary.complete && range.dry_run {
@@ -115,8 +126,11 @@ pub(super) async fn backfill(
     checkpoint.finish_run(id)?;
     // Of all processes that worked on it: one that was killed may have found them.
     let summary = checkpoint.summary()?;
-    let gaps = summary.runs.iter().find(|run| run.id == id);
-    let gaps = gaps.map_or(0, |run| run.gaps);
+    let run = summary.runs.iter().find(|run| run.id == id);
+    let gaps = run.map_or(0, |run| run.gaps);
+    if let Some(left_out) = run.and_then(|run| left_out_words(&run.left_out)) {
+        output::note(left_out);
+    }
     let dead_letters = before.dead_letters + Stats::get(&stats.dead_letters);
     output::note(format_args!(
         "done: {} documents created{}, {} were there already, {dead_letters} dead letters, \

@@ -1,12 +1,13 @@
 //! `check`: proves the configuration and both ends before anything runs. All checks run; the
 //! findings come together.
 
+mod elastic;
+
 use chrono::{SecondsFormat, Utc};
 
-use crate::commands::transfer::{Patience, reach_elasticsearch, reach_teleport};
-use crate::commands::{Exit, Failure, install, mend};
-use crate::config::{Config, ElasticsearchConfig};
-use crate::elastic::assets::State;
+use crate::commands::transfer::{Patience, reach_teleport};
+use crate::commands::{Exit, Failure, mend};
+use crate::config::Config;
 use crate::output::{self, Chain, Reader};
 use crate::shutdown::Shutdown;
 use crate::teleport::audit_log::SourceError;
@@ -24,19 +25,22 @@ pub(super) async fn check(
     }
     let findings = [
         teleport(config, shutdown).await,
-        elasticsearch(
-            config.elasticsearch.as_ref().expect("the command needs it"),
-            shutdown,
-        )
-        .await,
+        elastic::findings(config, shutdown).await,
     ];
     let mut exit = Exit::Done;
     for finding in findings.into_iter().flatten() {
         match finding {
             Ok(good) => output::data(format_args!("ok    {good}"))?,
-            Err(Fault { what, mend }) => {
-                exit = Exit::Failed;
-                output::data(format_args!("FAIL  {what}"))?;
+            Err(Fault {
+                what,
+                mend,
+                is_fatal,
+            }) => {
+                if is_fatal {
+                    exit = Exit::Failed;
+                }
+                let grade = if is_fatal { "FAIL" } else { "warn" };
+                output::data(format_args!("{grade}  {what}"))?;
                 match mend {
                     Some(mend) => output::data(format_args!("      hint: {mend}"))?,
                     None => Reader::There,
@@ -53,22 +57,39 @@ type Finding = Result<String, Fault>;
 struct Fault {
     what: String,
     mend: Option<String>,
+    /// Nothing would work with it; else something is amiss, and the rest works.
+    is_fatal: bool,
 }
 
 impl Fault {
     fn new(what: String, mend: &str) -> Self {
-        let mend = Some(mend.to_owned());
-        Self { what, mend }
+        Self {
+            what,
+            mend: Some(mend.to_owned()),
+            is_fatal: true,
+        }
+    }
+
+    fn harmless(self) -> Self {
+        Self {
+            is_fatal: false,
+            ..self
+        }
     }
 }
 
 impl<E: Into<Failure>> From<E> for Fault {
     fn from(failure: E) -> Self {
         match failure.into() {
-            Failure::Usage(what) => Self { what, mend: None },
+            Failure::Usage(what) => Self {
+                what,
+                mend: None,
+                is_fatal: true,
+            },
             Failure::Unusable(error) | Failure::Failed(error) => Self {
                 what: Chain(error.as_ref()).to_string(),
                 mend: mend::mend(error.as_ref()),
+                is_fatal: true,
             },
         }
     }
@@ -78,6 +99,7 @@ fn stopped() -> Fault {
     Fault {
         what: "stopped".to_owned(),
         mend: None,
+        is_fatal: true,
     }
 }
 
@@ -131,49 +153,4 @@ fn credentials(credentials: &Credentials) -> String {
         return format!("{text}, which is soon: {}", credentials.renewal());
     }
     text
-}
-
-async fn elasticsearch(config: &ElasticsearchConfig, shutdown: &Shutdown) -> Vec<Finding> {
-    let (client, server) = match reach_elasticsearch(config, Patience::None, &shutdown.stop).await {
-        Ok(Some(reached)) => reached,
-        Ok(None) => return vec![Err(stopped())],
-        Err(failure) => return vec![Err(failure.into())],
-    };
-    let version = server
-        .version
-        .map_or_else(|| "of unknown version".into(), |v| v.to_string());
-    let mut findings = vec![Ok(format!("Elasticsearch {version}"))];
-    let settings = install::settings(config);
-    match client.lacks_privileges(&settings.index_wildcard).await {
-        Ok(lacking) if lacking.is_empty() => findings.push(Ok("privileges to write".into())),
-        Ok(lacking) => findings.push(Err(Fault::new(
-            format!(
-                "the user lacks {} on {}",
-                lacking.join(", "),
-                settings.index_wildcard
-            ),
-            "give the role in templates/elasticsearch-writer-role.json",
-        ))),
-        Err(failed) => findings.push(Err(failed.into())),
-    }
-    match install::plan(&client, server, &settings).await {
-        Ok(plan) => findings.extend(plan.steps.iter().map(|step| match step.state {
-            State::UpToDate => Ok(format!("{step}: up to date")),
-            State::Kept => Ok(format!("{step}: there")),
-            State::Absent => Err(Fault::new(
-                format!("{step}: missing"),
-                "run `teleport-event-indexer install`",
-            )),
-            State::Outdated | State::Newer | State::Edited => Err(Fault::new(
-                format!("{step}: differs from this version's"),
-                "`teleport-event-indexer install --dry-run` shows where",
-            )),
-        })),
-        // The writer's role need not let us look.
-        Err(failure) => {
-            let Fault { what, .. } = failure.into();
-            findings.push(Ok(format!("templates not compared: {what}")));
-        }
-    }
-    findings
 }

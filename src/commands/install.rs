@@ -38,6 +38,15 @@ pub(super) async fn install(
     for note in &plan.notes {
         output::note(format_args!("note: {note}"));
     }
+    if let Some(replicas) = settings.replicas
+        && let Some(nodes) = data_nodes(&client).await
+        && u64::from(replicas) >= nodes
+    {
+        output::note(format_args!(
+            "note: too few data nodes ({nodes}) for replicas = {replicas}: each index stays yellow; \
+             --replicas auto makes no more copies than there are nodes for"
+        ));
+    }
     if dry_run {
         let requests = plan.steps.iter().filter_map(|step| step.request(overwrite));
         for request in requests {
@@ -67,6 +76,17 @@ pub(super) async fn install(
     verify(&client, &plan, config).await
 }
 
+/// How many nodes can hold copies, if the server says so.
+async fn data_nodes(client: &Client) -> Option<u64> {
+    let request = Request {
+        method: Method::Get,
+        path: "/_cluster/health?filter_path=number_of_data_nodes".to_owned(),
+        body: None,
+    };
+    let answer = send(client, request).await.ok()?;
+    answer.body["number_of_data_nodes"].as_u64()
+}
+
 /// What is to be installed, by the configuration.
 pub(super) fn settings(config: &ElasticsearchConfig) -> Settings {
     let days = config
@@ -80,7 +100,9 @@ pub(super) fn settings(config: &ElasticsearchConfig) -> Settings {
         daily: config.index.is_daily_dotted(),
         retention_days: days.and_then(|days| NonZeroU32::new(u32::try_from(days).ok()?)),
         shards: NonZeroU32::new(config.install.shards).unwrap_or(NonZeroU32::MIN),
-        replicas: Some(config.install.replicas),
+        replicas: config.install.replicas,
+        refresh_interval: config.install.refresh_interval,
+        dynamic: config.install.dynamic,
     }
 }
 
@@ -90,17 +112,16 @@ pub(super) async fn plan(
     server: crate::elastic::client::Server,
     settings: &Settings,
 ) -> Result<Plan, Failure> {
-    // Without the right to ask for the version, what the oldest server takes serves all.
-    let server = Server {
+    let send = async |request: Request| send(client, request).await;
+    Ok(assets::plan(send, known(server), settings).await?)
+}
+
+/// Without the right to ask for the version, what the oldest server takes serves all.
+pub(super) fn known(server: crate::elastic::client::Server) -> Server {
+    Server {
         version: server.version.unwrap_or(OLDEST),
         serverless: server.serverless,
-    };
-    Ok(assets::plan(
-        async |request| send(client, request).await,
-        server,
-        settings,
-    )
-    .await?)
+    }
 }
 
 /// Sends one request of the installation.

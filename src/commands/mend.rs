@@ -5,6 +5,8 @@ use std::error::Error;
 
 use crate::checkpoint::tally::TallyError;
 use crate::checkpoint::{CheckpointError, StorageError};
+use crate::commands::old_days::TooOld;
+use crate::elastic::assets::InstallError;
 use crate::elastic::client::{ClientError, ServerError};
 use crate::elastic::lookup::LookupError;
 use crate::teleport::client::CallError;
@@ -39,6 +41,10 @@ fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
         Some(error.mend().to_owned())
     } else if let Some(error) = error.downcast_ref::<ClientError>() {
         error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<InstallError>() {
+        error.mend().map(str::to_owned)
+    } else if error.is::<TooOld>() {
+        Some(TooOld::mend().to_owned())
     } else {
         None
     }

@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock};
+use crate::commands::old_days::first_to_write;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
@@ -44,7 +45,7 @@ pub(super) async fn start(
     reading.exit_on_last_event = exit_on_last_event;
     let stats = Arc::new(Stats::default());
     let elasticsearch = config.elasticsearch.clone();
-    let transfer = Transfer {
+    let mut transfer = Transfer {
         config,
         client,
         checkpoint: Arc::new(checkpoint),
@@ -65,6 +66,12 @@ pub(super) async fn start(
             return Ok(Exit::Done);
         };
         demand_template(&client, &elasticsearch).await?;
+        let span = transfer.run.position_ms..Utc::now().timestamp_millis();
+        let patience = Patience::Endless;
+        let first = first_to_write(&client, &elasticsearch, span, patience, stop).await?;
+        if let Some(first_ms) = first {
+            transfer.leave_out_before(first_ms)?;
+        }
         let work = transfer.into_elasticsearch(client, stop.clone());
         beside(work, telemetry::report_each_minute(&stats)).await?
     };

@@ -1,12 +1,13 @@
 //! `status`: how far the audit log is indexed, from the state file.
 
+use std::ops::Range;
 use std::path::Path;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Holder, Role, RoleLock, RunKind, RunSummary, Summary};
-use crate::commands::{Exit, Failure};
+use crate::commands::{Exit, Failure, old_days};
 use crate::config::Config;
 use crate::output;
 
@@ -112,7 +113,7 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
         }
     };
     let safe_form = safe_form_words(counts.safe_form);
-    vec![
+    let mut lines = vec![
         head,
         second,
         format!(
@@ -124,7 +125,22 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
             counts.already_there,
             counts.dead_letters
         ),
-    ]
+    ];
+    lines.extend(left_out_words(&run.left_out).map(|words| format!("  {words}")));
+    lines
+}
+
+/// `left out, too old for the lifecycle policy: 2025-01-01 to 2025-01-31 (31 days)`, or nothing if
+/// nothing is.
+pub(super) fn left_out_words(spans: &[Range<i64>]) -> Option<String> {
+    if spans.is_empty() {
+        return None;
+    }
+    let days: Vec<String> = spans.iter().map(old_days::days).collect();
+    Some(format!(
+        "left out, too old for the lifecycle policy: {}",
+        days.join(", ")
+    ))
 }
 
 /// ` (3 in safe form)`, or nothing if there are none.
@@ -143,6 +159,8 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
             RunKind::Backfill { to_ms, .. } => ("backfill", Some(time(*to_ms))),
         };
         let lag = (kind == "daemon").then(|| (now_ms - run.position_ms) / 1000);
+        let left_out = run.left_out.iter();
+        let left_out = left_out.map(|span| json!({"from": time(span.start), "to": time(span.end)}));
         json!({
             "kind": kind,
             "from": time(run.from_ms),
@@ -161,6 +179,7 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
             "open_windows": run.open_windows,
             "open_chunks": run.open_chunks,
             "gaps": run.gaps,
+            "left_out": left_out.collect::<Vec<_>>(),
             "updated": time(run.updated_ms),
         })
     });

@@ -91,7 +91,7 @@ pub(super) async fn reach_elasticsearch(
 }
 
 /// Makes attempts until one succeeds, or fails in a way that will not pass. `None`: told to stop.
-async fn reach<T, E: Error + Send + Sync + 'static>(
+pub(super) async fn reach<T, E: Error + Send + Sync + 'static>(
     patience: Patience,
     stop: &CancellationToken,
     attempt: impl AsyncFn() -> Result<T, E>,
@@ -195,6 +195,15 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    /// Reads and writes nothing from before `first_ms`: what the run has not come to is left out,
+    /// and written down as that.
+    pub(super) fn leave_out_before(&mut self, first_ms: i64) -> Result<(), Failure> {
+        let first_ms = self.checkpoint.leave_out(self.run.id, first_ms)?;
+        self.run = self.checkpoint.run(self.run.id)?;
+        self.reading.from_ms = self.reading.from_ms.max(first_ms);
+        Ok(())
+    }
+
     /// Runs into Elasticsearch.
     pub(super) async fn into_elasticsearch(
         self,

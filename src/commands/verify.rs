@@ -13,6 +13,7 @@ mod comparison;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::checkpoint::{
 };
 use crate::cli;
 use crate::commands::backfill::{identity_of, show_progress};
+use crate::commands::old_days::first_to_write;
 use crate::commands::status::time;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
@@ -125,9 +127,13 @@ async fn compare(
         .await?
         .expect(NOBODY);
     let lookup = Arc::new(reader(&elasticsearch, &stop).await?);
-    let refill = match is_refill {
-        true => Some(writer(&config, &elasticsearch, &stop).await?),
-        false => None,
+    let (refill, first_to_write) = match is_refill {
+        true => {
+            let writer = writer(&config, &elasticsearch, from_ms..to_ms, &stop);
+            let (writer, first_to_write) = writer.await?;
+            (Some(writer), first_to_write)
+        }
+        false => (None, None),
     };
     let mut filters = identity_of(&config.filter);
     let (state, checkpoint, lock) = if is_refill {
@@ -175,7 +181,7 @@ async fn compare(
     reading.to_ms = Some(to_ms);
     let stats = Arc::new(Stats::default());
     let bar = show_progress(stats.clone(), run.clone(), to_ms, "compared");
-    let transfer = Transfer {
+    let mut transfer = Transfer {
         config,
         client,
         checkpoint,
@@ -184,6 +190,10 @@ async fn compare(
         stats,
         reload: None,
     };
+    // What would not be kept is not missed.
+    if let Some(first_ms) = first_to_write {
+        transfer.leave_out_before(first_ms)?;
+    }
     let through = beside(transfer.through(sink, stop), bar);
     match unless_stopped(&given_up, Box::pin(through)).await {
         Some(summary) => assert!(summary?.complete, "{NOBODY}"),
@@ -229,18 +239,20 @@ async fn reader(config: &ElasticsearchConfig, stop: &CancellationToken) -> Resul
     Ok(Lookup::new(client))
 }
 
-/// Who sends what is missing.
+/// Who sends what is missing, and from when on that may be sent.
 async fn writer(
     config: &Config,
     elasticsearch: &ElasticsearchConfig,
+    span: Range<i64>,
     stop: &CancellationToken,
-) -> Result<Bulk, Failure> {
+) -> Result<(Bulk, Option<i64>), Failure> {
     let reached = reach_elasticsearch(elasticsearch, Patience::None, stop).await?;
     let (client, _) = reached.expect("nobody stops it");
     demand_template(&client, elasticsearch).await?;
+    let first = first_to_write(&client, elasticsearch, span, Patience::None, stop).await?;
     let gzip = elasticsearch.gzip.unwrap_or(!client.is_local());
     let bytes = config.limits.bytes_per_second.map(quota::limiter);
-    Ok(Bulk::new(client, gzip, bytes))
+    Ok((Bulk::new(client, gzip, bytes), first))
 }
 
 impl Compared {

@@ -40,8 +40,23 @@ pub struct ElasticsearchConfig {
     pub in_flight: usize,
     /// Longest wait for the answer to a request.
     pub request_timeout: Duration,
+    /// What to do about days that are too old for the lifecycle policy.
+    pub old_days: OldDays,
     /// What `install` makes.
     pub install: InstallConfig,
+}
+
+/// What to do about days whose index the lifecycle policy would delete as soon as it is written, or
+/// has closed to writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OldDays {
+    /// Write nothing at all.
+    #[default]
+    Refuse,
+    /// Write them.
+    Write,
+    /// Leave them out.
+    Skip,
 }
 
 /// What the `Authorization` header says.
@@ -78,8 +93,12 @@ pub struct InstallConfig {
     pub retention: Option<Duration>,
     /// Primary shards of each index.
     pub shards: u32,
-    /// Copies of each shard.
-    pub replicas: u32,
+    /// Copies of each shard; `None`: one where there is a second node.
+    pub replicas: Option<u32>,
+    /// Longest time until a search finds a new document.
+    pub refresh_interval: Duration,
+    /// The template of Teleport's guide in place of the typed one.
+    pub dynamic: bool,
 }
 
 const DAY: Duration = Duration::from_hours(24);
@@ -120,12 +139,18 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
         &keys::REQUEST_TIMEOUT,
         values::duration(Duration::from_millis(100), Duration::from_hours(1)),
     );
+    let old_days = resolver.value(&keys::OLD_DAYS, old_days);
     let install = InstallConfig {
         template: resolver.value(&keys::TEMPLATE, values::asset_name),
         policy: resolver.value(&keys::POLICY, values::asset_name),
         retention: resolver.value(&keys::RETENTION, retention),
         shards: resolver.value(&keys::SHARDS, values::integer(1, 1024)),
-        replicas: resolver.value(&keys::REPLICAS, values::integer(0, 100)),
+        replicas: resolver.value(&keys::REPLICAS, replicas),
+        refresh_interval: resolver.value(
+            &keys::REFRESH_INTERVAL,
+            values::duration(Duration::from_millis(100), Duration::from_hours(1)),
+        ),
+        dynamic: resolver.value(&keys::DYNAMIC, values::boolean),
     };
     Some(ElasticsearchConfig {
         hosts: hosts?,
@@ -140,6 +165,7 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
         batch_age,
         in_flight,
         request_timeout,
+        old_days,
         install,
     })
 }
@@ -277,5 +303,24 @@ fn retention(value: &Value) -> Result<Option<Duration>, Problem> {
         }
         Ok(age) => Ok(Some(age)),
         Err(problem) => Err(format!("{problem}, or never")),
+    }
+}
+
+fn old_days(value: &Value) -> Result<OldDays, Problem> {
+    match values::text(value).as_deref() {
+        Ok("refuse") => Ok(OldDays::Refuse),
+        Ok("write") => Ok(OldDays::Write),
+        Ok("skip") => Ok(OldDays::Skip),
+        _ => Err("must be refuse, write or skip".to_owned()),
+    }
+}
+
+fn replicas(value: &Value) -> Result<Option<u32>, Problem> {
+    if values::text(value).is_ok_and(|text| text == "auto") {
+        return Ok(None);
+    }
+    match values::integer(0, 100)(value) {
+        Ok(replicas) => Ok(Some(replicas)),
+        Err(problem) => Err(format!("{problem}, or auto")),
     }
 }

@@ -274,6 +274,9 @@ table! {
         "Most bulk requests at a time").default("4");
     REQUEST_TIMEOUT = key("forward.elasticsearch.request-timeout", Kind::Duration,
         Group::Elasticsearch, "Longest wait for the answer to one request").default("60s");
+    OLD_DAYS = key("forward.elasticsearch.old-days", Kind::Text, Group::Elasticsearch,
+        "Days that the lifecycle policy deletes or has closed: refuse to run, write, or skip them")
+        .default("refuse");
 
     TEMPLATE = key("forward.elasticsearch.install.template", Kind::Text, Group::Install,
         "Name of the index template").default("audit-events");
@@ -283,8 +286,14 @@ table! {
         "Age at which an index is deleted; `never` keeps all").default("365d");
     SHARDS = key("forward.elasticsearch.install.shards", Kind::Integer, Group::Install,
         "Primary shards of each index").default("1");
-    REPLICAS = key("forward.elasticsearch.install.replicas", Kind::Integer, Group::Install,
-        "Copies of each shard; 0 on a single node").default("1");
+    REPLICAS = key("forward.elasticsearch.install.replicas", Kind::Text, Group::Install,
+        "Copies of each shard: a number, or `auto` for one where there is a second node")
+        .default("auto");
+    REFRESH_INTERVAL = key("forward.elasticsearch.install.refresh-interval", Kind::Duration,
+        Group::Install, "Longest time until a search finds a new document").default("5s");
+    DYNAMIC = key("forward.elasticsearch.install.dynamic", Kind::Bool, Group::Install,
+        "The template of Teleport's guide, which leaves all fields to guesses, in place of the \
+         typed one").default("false");
 
     TELEPORT_REQUESTS_PER_SECOND = key("limits.teleport-requests-per-second", Kind::Integer,
         Group::Limits, "Most requests to Teleport per second; no limit if not set");

@@ -327,7 +327,7 @@ for = "a while"
     DIR/config.toml:36: forward.elasticsearch.install.policy = "audit-%Y": must not contain %
     DIR/config.toml:37: forward.elasticsearch.install.retention = "1h": must be at least 1d, in whole seconds, or never
     DIR/config.toml:38: forward.elasticsearch.install.shards = -1: must be a whole number from 1 to 1024
-    DIR/config.toml:39: forward.elasticsearch.install.replicas = 1000: must be a whole number from 0 to 100
+    DIR/config.toml:39: forward.elasticsearch.install.replicas = 1000: must be a whole number from 0 to 100, or auto
     DIR/config.toml:42: limits.teleport-requests-per-second = 0: must be a whole number from 1 to 4294967295
     DIR/config.toml:43: limits.bytes-per-second = "1TiB": must be from 1B to 4294967295B
     DIR/config.toml:46: listen.addr: status page, metrics and health are not supported by this version; remove it
@@ -564,6 +564,7 @@ batch-documents = 500
 batch-age = "1s"
 in-flight = 2
 request-timeout = "30s"
+old-days = "skip"
 
 [forward.elasticsearch.install]
 template = "teleport"
@@ -571,6 +572,8 @@ policy = "teleport-policy"
 retention = "never"
 shards = 2
 replicas = 0
+refresh-interval = "1s"
+dynamic = true
 
 [limits]
 teleport-requests-per-second = 10
@@ -660,12 +663,17 @@ bytes-per-second = "10MB"
                 batch_age: 1s,
                 in_flight: 2,
                 request_timeout: 30s,
+                old_days: Skip,
                 install: InstallConfig {
                     template: "teleport",
                     policy: "teleport-policy",
                     retention: None,
                     shards: 2,
-                    replicas: 0,
+                    replicas: Some(
+                        0,
+                    ),
+                    refresh_interval: 1s,
+                    dynamic: true,
                 },
             },
         ),
@@ -755,13 +763,16 @@ fn what_is_shown_is_what_is_in_effect() {
     batch-age = "200ms"  # default
     in-flight = 4  # default
     request-timeout = "60s"  # default
+    old-days = "refuse"  # default
 
     [forward.elasticsearch.install]
     template = "audit-events"  # default
     policy = "audit-events"  # default
     retention = "365d"  # default
     shards = 1  # default
-    replicas = 1  # default
+    replicas = "auto"  # default
+    refresh-interval = "5s"  # default
+    dynamic = false  # default
     "#);
 
     // The text is a configuration itself, and the same one.

@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn every_template_types_each_field_so() {
         let newest = include_str!("../../templates/audit-events.json");
-        let older = include_str!("../../templates/audit-events-before-8.13.json");
+        let older = include_str!("../../templates/audit-events-before-8.11.json");
         let [newest, older] =
             [newest, older].map(|text| serde_json::from_str::<Value>(text).unwrap());
         let newest = &newest["template"]["mappings"]["properties"];

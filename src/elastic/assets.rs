@@ -21,6 +21,7 @@
 mod compare;
 mod exchange;
 mod render;
+mod retention;
 mod wanted;
 
 use std::error::Error;
@@ -35,6 +36,7 @@ use wanted::Wanted;
 pub use compare::Difference;
 pub use exchange::{Answer, InstallError, Method, Request};
 pub use render::{Server, Settings, Version, installer_role, writer_role};
+pub use retention::{Age, Ages, Retention, retention};
 
 /// The kinds of assets, in the order in which they must be installed: a template may name only a
 /// component that exists.
@@ -183,6 +185,8 @@ impl Step {
 pub enum Note {
     /// The server has no index lifecycle management.
     NoLifecycle,
+    /// The index template leaves fields to guesses.
+    Guesses,
     /// The index template changes while indices may exist.
     ExistingIndices,
 }
@@ -193,6 +197,10 @@ impl fmt::Display for Note {
             Self::NoLifecycle => {
                 "this Elasticsearch has no index lifecycle management: no index will be deleted \
                  by age, and the index template names no lifecycle policy"
+            }
+            Self::Guesses => {
+                "Elasticsearch guesses each field by the first event that has it; events that do \
+                 not fit go into safe form. Without dynamic the typed template takes its place"
             }
             Self::ExistingIndices => {
                 "the index template takes effect with the next index; those that exist keep their \
@@ -235,24 +243,59 @@ where
     S: AsyncFn(Request) -> Result<Answer, E>,
     E: Error + Send + Sync + 'static,
 {
-    let mut steps = Vec::new();
-    let mut notes = Vec::new();
+    let Looked {
+        steps,
+        has_lifecycle,
+        template,
+    } = look(send, server, settings).await;
+    let steps = steps.into_iter().map(|(_, step)| step);
+    let steps = steps.collect::<Result<Vec<Step>, InstallError>>()?;
+    let replaces = |step: &Step| {
+        step.asset == Asset::Template && !matches!(step.state, State::Absent | State::UpToDate)
+    };
+    let notes = [
+        (!has_lifecycle, Note::NoLifecycle),
+        (settings.dynamic, Note::Guesses),
+        (steps.iter().any(replaces), Note::ExistingIndices),
+    ];
+    let notes = notes.into_iter().filter(|(holds, _)| *holds);
+    Ok(Plan {
+        steps,
+        notes: notes.map(|(_, note)| note).collect(),
+        template,
+    })
+}
 
+/// How the assets stand, each by itself.
+#[derive(Debug)]
+pub struct Looked {
+    /// What would happen to each asset, or why it cannot be told, in the order in which they are
+    /// installed. The policy is missing where the server knows none.
+    pub steps: Vec<(Asset, Result<Step, InstallError>)>,
+    /// Whether the server knows lifecycle policies, as far as this user can see.
+    pub has_lifecycle: bool,
+    template: Value,
+}
+
+/// As [`plan`], for whoever only looks: what cannot be read hides nothing else.
+pub async fn look<S, E>(send: S, server: Server, settings: &Settings) -> Looked
+where
+    S: AsyncFn(Request) -> Result<Answer, E>,
+    E: Error + Send + Sync + 'static,
+{
+    let mut steps = Vec::new();
     let policy = Wanted {
         asset: Asset::Policy,
         name: settings.policy.clone(),
         content: render::policy(settings),
     };
-    let lifecycle = if server.serverless {
-        None
+    let policy = if server.serverless {
+        Ok(None)
     } else {
-        policy.compare(&send).await?
+        policy.compare(&send).await
     };
-    let has_lifecycle = lifecycle.is_some();
-    match lifecycle {
-        Some(step) => steps.push(step),
-        None => notes.push(Note::NoLifecycle),
-    }
+    let has_lifecycle = !matches!(policy, Ok(None));
+    steps.extend(policy.transpose().map(|policy| (Asset::Policy, policy)));
 
     let template = render::template(settings, server, has_lifecycle);
     for wanted in [
@@ -267,21 +310,74 @@ where
             content: template.clone(),
         },
     ] {
-        let step = wanted.compare(&send).await?;
-        steps.push(step.expect("only lifecycle policies may be unknown to a server"));
+        let asset = wanted.asset;
+        let step = wanted.compare(&send).await;
+        let step =
+            step.map(|step| step.expect("only lifecycle policies may be unknown to a server"));
+        steps.push((asset, step));
     }
-
-    let replaces = |step: &Step| {
-        step.asset == Asset::Template && !matches!(step.state, State::Absent | State::UpToDate)
-    };
-    if steps.iter().any(replaces) {
-        notes.push(Note::ExistingIndices);
-    }
-    Ok(Plan {
+    Looked {
         steps,
-        notes,
+        has_lifecycle,
         template,
-    })
+    }
+}
+
+/// The index template that Elasticsearch would take for a new index of that name: of those that
+/// are for it, the one of the highest priority. `None`: there is none.
+///
+/// To simulate an index takes the right to manage templates; to list them does not.
+///
+/// # Errors
+/// If the templates cannot be listed.
+pub async fn applying<S, E>(send: S, index_name: &str) -> Result<Option<String>, InstallError>
+where
+    S: AsyncFn(Request) -> Result<Answer, E>,
+    E: Error + Send + Sync + 'static,
+{
+    let request = Request {
+        method: Method::Get,
+        path: "/_index_template".to_owned(),
+        body: None,
+    };
+    let doing = "list the index templates (GET /_index_template)".to_owned();
+    let answer = exchange(&send, request, &doing).await?;
+    if answer.status >= 300 {
+        return Err(failure(doing, &answer));
+    }
+    let templates = answer.body["index_templates"].as_array();
+    let templates = templates.ok_or(InstallError::Unexpected { doing })?;
+    let is_for_it = |template: &&Value| {
+        let patterns = template["index_template"]["index_patterns"].as_array();
+        let mut patterns = patterns.into_iter().flatten().filter_map(Value::as_str);
+        patterns.any(|pattern| is_match(pattern, index_name))
+    };
+    let priority = |template: &&Value| template["index_template"]["priority"].as_u64();
+    let first = templates.iter().filter(is_for_it).max_by_key(priority);
+    Ok(first.and_then(|template| Some(template["name"].as_str()?.to_owned())))
+}
+
+/// Whether a name fits a pattern in which each `*` stands for any text.
+fn is_match(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(name) = name.strip_prefix(start) else {
+        return false;
+    };
+    // What stands between two stars may be taken where it is met first.
+    let mut left = name;
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return left.ends_with(part);
+        }
+        match left.split_once(part) {
+            Some((_, behind)) => left = behind,
+            None => return false,
+        }
+    }
+    true
 }
 
 impl Plan {
@@ -572,9 +668,17 @@ mod tests {
             states(&plan),
             [State::UpToDate, State::Kept, State::Outdated]
         );
+        let differences: Vec<_> = plan.steps[2]
+            .differences
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
-            plan.steps[2].differences[0].to_string(),
-            "template.settings.index.number_of_replicas: (absent) → 2"
+            differences,
+            [
+                "template.settings.index.auto_expand_replicas: 0-1 → (absent)",
+                "template.settings.index.number_of_replicas: (absent) → 2",
+            ]
         );
         assert_eq!(plan.notes, [Note::ExistingIndices]);
         fake.apply(&plan, false).await.unwrap();
@@ -688,6 +792,25 @@ mod tests {
             unavailable.plan(&Settings::default()).await.unwrap_err(),
             @"Elasticsearch refused to read the index template audit-events (GET /_index_template/audit-events) (HTTP 503, unknown error): no reason given"
         );
+    }
+
+    #[test]
+    fn a_pattern_fits_as_elasticsearch_has_it() {
+        for (pattern, name, fits) in [
+            ("audit-events-*", "audit-events-2026.01.02", true),
+            ("audit-events-*", "audit-events", false),
+            ("*", "audit-events", true),
+            ("audit-events", "audit-events", true),
+            ("audit-events", "audit-events-1", false),
+            ("*-2026.*", "audit-events-2026.01.02", true),
+            ("*-2026", "audit-events-2026.01.02", false),
+            ("a*t*s", "audit-events", true),
+            ("a*t*x*s", "audit-events", false),
+            ("ab*bc", "abc", false),
+            ("a**c", "abc", true),
+        ] {
+            assert_eq!(is_match(pattern, name), fits, "{pattern} {name}");
+        }
     }
 
     #[tokio::test]

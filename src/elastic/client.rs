@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use elasticsearch::auth::{ClientCertificate, Credentials};
 use elasticsearch::cert::{Certificate, CertificateValidation};
 pub use elasticsearch::http::Method;
@@ -283,9 +284,10 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer, or one that says nothing about privileges.
-    pub async fn lacks_privileges(&self, indices: &str) -> Result<Vec<String>, ClientError> {
-        self.lacks(&["monitor"], indices, &["create_doc", "auto_configure"])
-            .await
+    pub async fn lacks_privileges(&self, indices: &str) -> Result<Lacking, ClientError> {
+        let cluster = &["monitor", "read_ilm"];
+        let wanted = &["create_doc", "auto_configure"];
+        self.lacks(cluster, indices, wanted).await
     }
 
     /// Whether these credentials lack the privilege to read `indices`.
@@ -294,15 +296,15 @@ impl Client {
     /// If there is no answer, or one that says nothing about privileges.
     pub async fn lacks_read(&self, indices: &str) -> Result<bool, ClientError> {
         let lacking = self.lacks(&[], indices, &["read"]).await?;
-        Ok(!lacking.is_empty())
+        Ok(!lacking.index.is_empty())
     }
 
     async fn lacks(
         &self,
-        cluster: &[&str],
+        cluster: &[&'static str],
         indices: &str,
-        wanted: &[&str],
-    ) -> Result<Vec<String>, ClientError> {
+        wanted: &[&'static str],
+    ) -> Result<Lacking, ClientError> {
         let body = serde_json::json!({
             "cluster": cluster,
             "index": [{"names": [indices], "privileges": wanted}],
@@ -314,7 +316,7 @@ impl Client {
         let error = ErrorAnswer::read(&answer);
         // Where security is switched off everybody may do everything, and nobody answers.
         if answer.status == 400 && error.reason.contains("no handler found") {
-            return Ok(Vec::new());
+            return Ok(Lacking::default());
         }
         if answer.status != 200 {
             return Err(ClientError::Unfit(format!(
@@ -322,19 +324,44 @@ impl Client {
             )));
         }
         let has: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let mut lacking = Vec::new();
-        for privilege in cluster {
-            if has["cluster"][privilege] != true {
-                lacking.push(format!("cluster privilege {privilege}"));
-            }
-        }
-        for privilege in wanted {
-            if has["index"][indices][privilege] != true {
-                lacking.push((*privilege).to_owned());
-            }
-        }
-        Ok(lacking)
+        let lacks = |privileges: &[&'static str], has: &Value| {
+            let privileges = privileges.iter().copied();
+            privileges.filter(|name| has[*name] != true).collect()
+        };
+        Ok(Lacking {
+            cluster: lacks(cluster, &has["cluster"]),
+            index: lacks(wanted, &has["index"][indices]),
+        })
     }
+
+    /// How far this machine's clock is ahead of Elasticsearch's; negative if it is behind. `None`
+    /// where the server does not tell its time.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn clock_ahead(&self) -> Result<Option<TimeDelta>, ClientError> {
+        let path = "/_nodes/_local/stats/process?filter_path=nodes.*.timestamp";
+        let before = Utc::now();
+        let answer = self.request(Method::Get, path, Body::Empty).await?;
+        let after = Utc::now();
+        let nodes: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let node = nodes["nodes"]
+            .as_object()
+            .and_then(|nodes| nodes.values().next());
+        let theirs =
+            node.and_then(|node| DateTime::from_timestamp_millis(node["timestamp"].as_i64()?));
+        // It was asked some time between the two.
+        Ok(theirs.map(|theirs| before + (after - before) / 2 - theirs))
+    }
+}
+
+/// Privileges of a writer that somebody lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// On the cluster: without them one can write, but not look.
+    pub cluster: Vec<&'static str>,
+    /// On the indices: without them nothing can be written.
+    pub index: Vec<&'static str>,
 }
 
 /// The value of a `Retry-After`: a count of seconds, or a date.
@@ -342,8 +369,8 @@ fn seconds_or_date(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
-    (date.to_utc() - chrono::Utc::now()).to_std().ok()
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    (date.to_utc() - Utc::now()).to_std().ok()
 }
 
 fn read(what: &'static str, path: &PathBuf) -> Result<Vec<u8>, ClientError> {

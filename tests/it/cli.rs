@@ -278,6 +278,9 @@ fn check_finds_both_ends_well() {
           hint: run `teleport-event-indexer install`
     FAIL  index template cli-check: missing
           hint: run `teleport-event-indexer install`
+    FAIL  a new index cli-check-TODAY gets no index template
+          hint: run `teleport-event-indexer install`
+    ok    this machine's clock and Elasticsearch's agree
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
@@ -295,6 +298,9 @@ fn check_finds_both_ends_well() {
     ok    lifecycle policy cli-check: up to date
     ok    component template cli-check@custom: there
     ok    index template cli-check: up to date
+    ok    a new index cli-check-TODAY gets this template
+    ok    indices are deleted 365d after their day
+    ok    this machine's clock and Elasticsearch's agree
     --- stderr
     {"timestamp":"TIME","level":"INFO","message":"credentials read","cluster":"a.example","address":"127.0.0.1:PORT","expires":"TIME","target":"teleport_event_indexer::teleport::client::connection"}
     {"timestamp":"TIME","level":"INFO","message":"connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service","cluster":"a.example","version":"18.2.0","target":"teleport_event_indexer::commands::transfer"}
@@ -312,6 +318,9 @@ fn check_finds_both_ends_well() {
     ok    lifecycle policy cli-check: up to date
     ok    component template cli-check@custom: there
     ok    index template cli-check: up to date
+    ok    a new index cli-check-TODAY gets this template
+    ok    indices are deleted 365d after their day
+    ok    this machine's clock and Elasticsearch's agree
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"

@@ -13,6 +13,8 @@ mod e2e;
 mod export;
 mod faults;
 mod identity;
+mod install;
+mod old_days;
 mod outcomes;
 mod renewal;
 mod search;

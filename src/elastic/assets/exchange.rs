@@ -111,6 +111,30 @@ pub enum InstallError {
     },
 }
 
+impl InstallError {
+    /// What somebody should do; `None` where the message says it all.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Forbidden { .. } => Some(
+                "install as a user with the role in templates/elasticsearch-installer-role.json",
+            ),
+            Self::Send { .. }
+            | Self::Refused { .. }
+            | Self::Unexpected { .. }
+            | Self::InTheWay { .. } => None,
+        }
+    }
+
+    /// Passes by itself, or so it seems: no answer, or the server is starting or busy.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Send { .. } => true,
+            Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            Self::Forbidden { .. } | Self::Unexpected { .. } | Self::InTheWay { .. } => false,
+        }
+    }
+}
+
 pub(super) fn lacking(privileges: &[String], reason: &str) -> String {
     if privileges.is_empty() {
         return reason.to_owned();

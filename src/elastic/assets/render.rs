@@ -1,13 +1,15 @@
 //! The embedded assets, and how they are filled in for one server and one configuration.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::compare::Content;
 
 const TEMPLATE: &str = include_str!("../../../templates/audit-events.json");
-const TEMPLATE_BEFORE_8_13: &str = include_str!("../../../templates/audit-events-before-8.13.json");
+const TEMPLATE_BEFORE_8_11: &str = include_str!("../../../templates/audit-events-before-8.11.json");
+const DYNAMIC_TEMPLATE: &str = include_str!("../../../templates/audit-events-dynamic.json");
 const POLICY: &str = include_str!("../../../ilm/audit-events.json");
 const WRITER_ROLE: &str = include_str!("../../../templates/elasticsearch-writer-role.json");
 const INSTALLER_ROLE: &str = include_str!("../../../templates/elasticsearch-installer-role.json");
@@ -69,8 +71,13 @@ pub struct Settings {
     pub retention_days: Option<NonZeroU32>,
     /// Primary shards of each index.
     pub shards: NonZeroU32,
-    /// Copies of each shard; none leaves it to the server, whose default is one.
+    /// Copies of each shard; none is one copy as soon as there is a second node to hold it.
     pub replicas: Option<u32>,
+    /// How long it takes at most until a search finds a document.
+    pub refresh_interval: Duration,
+    /// The template of Teleport's guide, which leaves all fields to Elasticsearch's guesses, in
+    /// place of the typed one.
+    pub dynamic: bool,
 }
 
 impl Default for Settings {
@@ -83,6 +90,8 @@ impl Default for Settings {
             retention_days: NonZeroU32::new(365),
             shards: NonZeroU32::MIN,
             replicas: None,
+            refresh_interval: Duration::from_secs(5),
+            dynamic: false,
         }
     }
 }
@@ -136,15 +145,22 @@ pub(super) fn component() -> Value {
 /// The index template. `lifecycle` is false where the server knows no lifecycle policies, and so
 /// no settings that name one.
 pub(super) fn template(settings: &Settings, server: Server, lifecycle: bool) -> Value {
-    let mut template = embedded(TEMPLATE);
+    let mut template = if settings.dynamic {
+        embedded(DYNAMIC_TEMPLATE)
+    } else {
+        typed(server.version)
+    };
     template["index_patterns"] = json!([settings.index_wildcard]);
     template["composed_of"] = json!([settings.component()]);
 
     let index = &mut template["template"]["settings"]["index"];
+    index["refresh_interval"] = json!(time_value(settings.refresh_interval));
     if !server.serverless {
         index["number_of_shards"] = json!(settings.shards);
-        if let Some(replicas) = settings.replicas {
-            index["number_of_replicas"] = json!(replicas);
+        match settings.replicas {
+            Some(replicas) => index["number_of_replicas"] = json!(replicas),
+            // A fixed count would leave each index of a single node yellow for ever.
+            None => index["auto_expand_replicas"] = json!("0-1"),
         }
         if lifecycle {
             index["lifecycle"] = json!({"name": settings.policy});
@@ -154,12 +170,20 @@ pub(super) fn template(settings: &Settings, server: Server, lifecycle: bool) -> 
         }
     }
 
-    // Up to here a field too many is an event too few; from here on it is merely not indexed.
-    // Objects that no mapping names are taken apart into fields only where that is harmless.
-    if server.version >= Version::new(8, 13, 0) {
-        index["mapping"]["total_fields"]["ignore_dynamic_beyond_limit"] = json!(true);
-    } else {
-        let mut older = embedded(TEMPLATE_BEFORE_8_13)["mappings"].take();
+    stamped(template)
+}
+
+/// The typed template as this version of Elasticsearch takes it.
+fn typed(version: Version) -> Value {
+    let mut template = embedded(TEMPLATE);
+    if version >= Version::new(8, 13, 0) {
+        // Before, a field too many is an event that is refused; now it is merely not indexed.
+        let settings = &mut template["template"]["settings"]["index"];
+        settings["mapping"]["total_fields"]["ignore_dynamic_beyond_limit"] = json!(true);
+    }
+    if version < Version::new(8, 11, 0) {
+        // An object that no mapping names would be refused; later ones take it apart into fields.
+        let mut older = embedded(TEMPLATE_BEFORE_8_11)["mappings"].take();
         let mappings = &mut template["template"]["mappings"];
         // Only the first dynamic template that fits counts.
         let rules = list(&mut older["dynamic_templates"]);
@@ -167,7 +191,15 @@ pub(super) fn template(settings: &Settings, server: Server, lifecycle: bool) -> 
         mappings["dynamic_templates"] = older["dynamic_templates"].take();
         members(&mut mappings["properties"]).append(members(&mut older["properties"]));
     }
-    stamped(template)
+    template
+}
+
+/// A length of time as Elasticsearch's settings have it.
+fn time_value(time: Duration) -> String {
+    match time.subsec_millis() {
+        0 => format!("{}s", time.as_secs()),
+        _ => format!("{}ms", time.as_millis()),
+    }
 }
 
 /// The role of the user who writes: it can add documents and create the index of a new day, and
@@ -270,19 +302,20 @@ mod tests {
         let settings = |server, settings: &Settings| {
             template(settings, server, true)["template"]["settings"]["index"].clone()
         };
-        insta::assert_snapshot!(settings(NEW, &Settings::default()), @r#"{"codec":"best_compression","lifecycle":{"name":"audit-events","parse_origination_date":true},"mapping":{"ignore_malformed":true,"total_fields":{"ignore_dynamic_beyond_limit":true,"limit":2000}},"number_of_shards":1,"refresh_interval":"5s"}"#);
+        insta::assert_snapshot!(settings(NEW, &Settings::default()), @r#"{"auto_expand_replicas":"0-1","codec":"best_compression","lifecycle":{"name":"audit-events","parse_origination_date":true},"mapping":{"ignore_malformed":true,"total_fields":{"ignore_dynamic_beyond_limit":true,"limit":2000}},"number_of_shards":1,"refresh_interval":"5s"}"#);
         let monthly = Settings {
             policy: "keep".to_owned(),
             daily: false,
             replicas: Some(2),
+            refresh_interval: Duration::from_millis(500),
             ..Settings::default()
         };
-        insta::assert_snapshot!(settings(OLD, &monthly), @r#"{"codec":"best_compression","lifecycle":{"name":"keep"},"mapping":{"ignore_malformed":true,"total_fields":{"limit":2000}},"number_of_replicas":2,"number_of_shards":1,"refresh_interval":"5s"}"#);
+        insta::assert_snapshot!(settings(OLD, &monthly), @r#"{"codec":"best_compression","lifecycle":{"name":"keep"},"mapping":{"ignore_malformed":true,"total_fields":{"limit":2000}},"number_of_replicas":2,"number_of_shards":1,"refresh_interval":"500ms"}"#);
         let serverless = Server {
             serverless: true,
             ..NEW
         };
-        insta::assert_snapshot!(settings(serverless, &monthly), @r#"{"codec":"best_compression","mapping":{"ignore_malformed":true,"total_fields":{"ignore_dynamic_beyond_limit":true,"limit":2000}},"refresh_interval":"5s"}"#);
+        insta::assert_snapshot!(settings(serverless, &monthly), @r#"{"codec":"best_compression","mapping":{"ignore_malformed":true,"total_fields":{"ignore_dynamic_beyond_limit":true,"limit":2000}},"refresh_interval":"500ms"}"#);
         let without = template(&monthly, NEW, false);
         assert_eq!(
             without["template"]["settings"]["index"]["lifecycle"],
@@ -290,10 +323,53 @@ mod tests {
         );
     }
 
+    /// Teleport's guide has `"settings": {}` and `"dynamic": "true"`; how many copies there are and
+    /// how long is the user's choice all the same.
+    #[test]
+    fn the_dynamic_template_leaves_fields_to_elasticsearch() {
+        let dynamic = Settings {
+            dynamic: true,
+            ..Settings::default()
+        };
+        for server in [OLD, NEW] {
+            let template = template(&dynamic, server, true);
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(template["template"]["settings"], @r#"{"index":{"auto_expand_replicas":"0-1","lifecycle":{"name":"audit-events","parse_origination_date":true},"number_of_shards":1,"refresh_interval":"5s"}}"#);
+            }
+            let mappings = template["template"]["mappings"].as_object().unwrap();
+            assert_eq!(
+                mappings.keys().collect::<Vec<_>>(),
+                ["dynamic", "properties"]
+            );
+            assert_eq!(mappings["dynamic"], "true");
+            let fields = mappings["properties"].as_object().unwrap();
+            assert_eq!(fields.keys().collect::<Vec<_>>(), ["event_indexer"]);
+        }
+    }
+
+    /// What this program writes itself has the same types, whichever template is chosen.
+    #[test]
+    fn our_own_fields_are_typed_alike_in_both_templates() {
+        let own = |template: &Value| {
+            let content = Content::of(&template["template"]["mappings"]);
+            let differences = content.differences(&Content::of(&Value::Null));
+            let fields = differences.into_iter().filter_map(|difference| {
+                // One has dots in its names, the other objects in objects.
+                let path = difference.path.replace("properties.", "");
+                path.starts_with("event_indexer")
+                    .then_some((path, difference.ours))
+            });
+            fields.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let typed = own(&embedded(TEMPLATE));
+        assert!(typed.contains_key("event_indexer.raw.type"), "{typed:?}");
+        assert_eq!(typed, own(&embedded(DYNAMIC_TEMPLATE)));
+    }
+
     #[test]
     fn mappings_of_the_template_for_a_new_and_an_old_server() {
-        let rules = |server| {
-            let template = template(&Settings::default(), server, true);
+        let rules = |minor, patch| {
+            let template = typed(Version::new(8, minor, patch));
             let mappings = &template["template"]["mappings"];
             let names: Vec<String> = mappings["dynamic_templates"]
                 .as_array()
@@ -304,22 +380,17 @@ mod tests {
             (names, mappings["properties"]["body"]["type"].clone())
         };
         let same = ["open_maps", "bodies", "strings", "fractions"];
-        assert_eq!(
-            rules(NEW),
-            (same.map(String::from).into(), json!("keyword"))
-        );
-        let (names, body) = rules(OLD);
+        let newer = (same.map(String::from).into(), json!("keyword"));
+        let (names, body) = rules(4, 1);
         assert_eq!(
             (names[0].as_str(), &names[1..]),
             ("objects", &same.map(String::from)[..])
         );
         assert_eq!(body, json!("flattened"));
-        let edge = |minor, patch| Server {
-            version: Version::new(8, minor, patch),
-            serverless: false,
-        };
-        assert_eq!(rules(edge(12, 2)), rules(OLD));
-        assert_eq!(rules(edge(13, 0)), rules(NEW));
+        assert_eq!(rules(10, 4), rules(4, 1));
+        for (minor, patch) in [(11, 0), (12, 2), (13, 0), (19, 21)] {
+            assert_eq!(rules(minor, patch), newer);
+        }
     }
 
     #[test]

@@ -220,8 +220,8 @@ pub(crate) fn same_form(value: Value) -> Value {
     }
 }
 
-/// Installs the index template of this name twice, as the superuser, and makes the user who may
-/// only write.
+/// Installs the index template of this name twice, as the superuser, with a policy for which no
+/// sample is too old, and makes the user who may only write.
 ///
 /// # Panics
 /// If that fails, or the second time is not told from the first.
@@ -239,7 +239,7 @@ pub(crate) fn install(name: &str, elasticsearch: &Elasticsearch) {
             hosts = [{url:?}]
             {credentials}
             index = "{name}-%Y.%m.%d"
-            install = {{ template = {name:?}, policy = {name:?}, replicas = 0 }}
+            install = {{ template = {name:?}, policy = {name:?}, replicas = 0, retention = "never" }}
             "#,
             url = elasticsearch.url(),
         ),

@@ -84,14 +84,18 @@ impl Rig {
             _runtime: runtime,
         };
         rig.configure(top, more);
-        let template = json!({"index_patterns": ["audit-events-*"]}).to_string();
-        let address = rig.elasticsearch.address().to_string();
-        let path = "/_index_template/audit-events";
+        let template = json!({"index_patterns": ["audit-events-*"]});
+        rig.put("/_index_template/audit-events", &template);
+        rig
+    }
+
+    /// Puts something into Elasticsearch.
+    pub(crate) fn put(&self, path: &str, body: &Value) {
+        let address = self.elasticsearch.address().to_string();
         let json = ["content-type: application/json"];
-        http::request(&address, "PUT", path, &json, template.as_bytes())
+        http::request(&address, "PUT", path, &json, body.to_string().as_bytes())
             .expect("the stand-in answers")
             .success();
-        rig
     }
 
     /// Writes `config.toml` anew.
