@@ -14,6 +14,7 @@ mod export;
 mod faults;
 mod identity;
 mod install;
+mod mapping;
 mod old_days;
 mod outcomes;
 mod renewal;

@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod journey;
 pub(crate) mod program;
 pub(crate) mod rig;
+pub(crate) mod samples;
 pub(crate) mod seen;
 pub(crate) mod stand_ins;
 

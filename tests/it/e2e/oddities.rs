@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 
-use chrono::{DateTime, Days, TimeDelta, Utc};
+use chrono::DateTime;
 use serde_json::{Value, json};
 use teleport_event_indexer::checkpoint::{Checkpoint, DeadLetterFilter};
 use teleport_event_indexer::demo::events::{self, Id};
@@ -15,6 +14,7 @@ use super::Api;
 use crate::support::elasticsearch::{Elasticsearch, NEWEST, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::journey::{Journey, install, same_form};
+use crate::support::samples;
 use crate::support::scratch;
 
 /// Invented events beside those of the fixtures, on the same day.
@@ -53,7 +53,7 @@ fn odd_events_on_the_oldest_elasticsearch() {
 
 fn check(elasticsearch: &Elasticsearch, api: Api, safe_forms: BTreeMap<String, usize>) {
     install("e2e-odd", elasticsearch);
-    let log = fixtures_and_invented();
+    let log = samples::fixtures_and_invented(INVENTED);
     let Some(fates) = serve("e2e-odd-fixtures", &log, elasticsearch, api) else {
         return;
     };
@@ -65,13 +65,13 @@ fn check(elasticsearch: &Elasticsearch, api: Api, safe_forms: BTreeMap<String, u
     };
     assert_eq!(fates, expected);
 
-    let Some(folder) = std::env::var_os("EVENT_SAMPLES") else {
-        return;
-    };
-    for file in files(Path::new(&folder), "ndjson") {
-        let name = file.file_stem().expect("it has a name").to_string_lossy();
-        let (log, left_out) = sample(&fs::read_to_string(&file).expect("it is a text"));
-        let prefix = format!("e2e-odd-{}", name.to_lowercase());
+    for samples::Sample {
+        name,
+        log,
+        left_out,
+    } in samples::of_folder()
+    {
+        let prefix = format!("e2e-odd-{name}");
         let fates = serve(&prefix, &log, elasticsearch, api);
         // As for a skip: a passing test's own output is kept back.
         writeln!(
@@ -83,93 +83,6 @@ fn check(elasticsearch: &Elasticsearch, api: Api, safe_forms: BTreeMap<String, u
         .expect("stderr takes a line");
         assert_eq!(fates.map_or(0, |fates| fates.dead_letters), 0);
     }
-}
-
-/// The files of a folder with this extension, in order.
-fn files(folder: &Path, extension: &str) -> Vec<std::path::PathBuf> {
-    let entries = fs::read_dir(folder).expect("there is such a folder");
-    let mut files: Vec<_> = entries
-        .map(|entry| entry.expect("it can be read").path())
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .collect();
-    files.sort();
-    files
-}
-
-fn fresh_uid(event: &mut Value, place: usize) {
-    event["uid"] = format!("e2e00000-0000-4000-8000-{place:012}").into();
-}
-
-/// All fixtures whose oddity `faketeleport` can tell of, among invented events of the same day.
-fn fixtures_and_invented() -> Vec<Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut log = Vec::new();
-    let mut left_out = BTreeSet::new();
-    for (place, file) in files(&folder, "json").into_iter().enumerate() {
-        let text = fs::read_to_string(&file).expect("a fixture is a text");
-        let mut fixture: Value = serde_json::from_str(&text).expect("a fixture is JSON");
-        // It makes the header from the body, and its times have 64 bits of nanoseconds.
-        if fixture.get("header").is_some() || fixture.get("index_name").is_none() {
-            let name = file.file_stem().expect("a fixture has a name");
-            left_out.insert(name.to_string_lossy().into_owned());
-            continue;
-        }
-        fresh_uid(&mut fixture["body"], place);
-        log.push(fixture["body"].take());
-    }
-    let expected = [
-        "header_and_body_differ",
-        "no_time",
-        "time_in_the_body_only",
-        "time_is_no_date",
-        "year_1",
-        "year_9999",
-    ];
-    assert_eq!(left_out, expected.map(str::to_owned).into());
-    let from = DateTime::from_timestamp(1_772_582_400, 0).expect("2026-03-04T00:00:00Z");
-    let to = from + TimeDelta::days(1);
-    log.extend(events::generate(1, INVENTED, from, to, "odd.example.test"));
-    log
-}
-
-/// The events of a file, each with a uid of its own, and how many rows cannot be served, by reason.
-fn sample(text: &str) -> (Vec<Value>, BTreeMap<&'static str, usize>) {
-    let mut log = Vec::new();
-    let mut left_out = BTreeMap::new();
-    let now = Utc::now();
-    for (place, line) in text.lines().enumerate() {
-        match readable(line, now) {
-            Ok(mut event) => {
-                fresh_uid(&mut event, place);
-                log.push(event);
-            }
-            Err(reason) => *left_out.entry(reason).or_default() += 1,
-        }
-    }
-    (log, left_out)
-}
-
-/// A row as an event that lies in the past.
-fn readable(line: &str, now: DateTime<Utc>) -> Result<Value, &'static str> {
-    let mut event: Value = serde_json::from_str(line).map_err(|_| "no JSON")?;
-    if event["event"].as_str().is_none_or(str::is_empty) {
-        return Err("no type");
-    }
-    let text = event["time"].as_str().ok_or("no time")?;
-    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "the time is no date")?;
-    let earlier = time.checked_sub_days(Days::new(366)).ok_or("year 1")?;
-    if time > now {
-        // A sample of this year may be ahead of this machine's clock; anything else is an oddity
-        // that no server would find by a search up to now.
-        if earlier > now {
-            return Err("far future");
-        }
-        event["time"] = earlier.to_rfc3339().into();
-    }
-    if time.timestamp() < 0 {
-        return Err("before 1970");
-    }
-    Ok(event)
 }
 
 /// Serves a log and says what became of it. `None` where it cannot be served.

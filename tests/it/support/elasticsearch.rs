@@ -131,6 +131,20 @@ impl Elasticsearch {
         format!("http://{}", self.client.address)
     }
 
+    /// Its version: `9.5.3`.
+    pub(crate) fn name(&self) -> &'static str {
+        self.options.version
+    }
+
+    /// The first two parts of its version.
+    pub(crate) fn version(&self) -> (u32, u32) {
+        let mut parts = self.options.version.split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+            _ => panic!("{} is no version", self.options.version),
+        }
+    }
+
     /// Whether it asks who one is.
     pub(crate) fn has_security(&self) -> bool {
         self.options.security
