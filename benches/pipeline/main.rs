@@ -21,6 +21,7 @@ mod relay;
 mod replay;
 mod servers;
 mod sink;
+mod templates;
 
 use anyhow::{Result, bail};
 
@@ -39,6 +40,7 @@ memory         peak memory into Elasticsearch, with EVENTS and three times as ma
 latency        with and without 25 and 100 ms added to every round trip
 start          from the program's start to the first acknowledged document
 documents      key order and id: size on disk, rate, and Elasticsearch's CPU
+templates      the template of Teleport's guide and ours: size on disk
 gzip           levels: size and time
 
 EVENTS is 1000000 if not given, TURNS 5. All but sink and gzip need a JDK and Maven, all need Go:
@@ -63,6 +65,7 @@ fn main() -> Result<()> {
         Some("latency") => latency::added(events, turns),
         Some("start") => latency::first_document(turns),
         Some("documents") => documents::measure(events, turns),
+        Some("templates") => templates::measure(events, turns),
         Some("gzip") => gzip::measure(events),
         None => {
             println!("{USAGE}");
