@@ -3,7 +3,7 @@
 //! **Two clocks.** A poll reads up to this machine's time, and the position goes there even if
 //! nothing came, as otherwise a quiet log would seem to lag. But the events bear the cluster's
 //! time. So what is read does not rest on ours: a poll begins behind the newest event that was
-//! read, wherever this clock stands, up to a day back; so does the longest look back, up to seven
+//! read, wherever this clock stands, up to two days back; so does the longest look back, up to seven
 //! days. The newest event is kept in the state file, and a start begins there if that is before
 //! the position. Where this clock is ahead, events come as they happen all the same. Where it is
 //! behind, they come when it has got there; nothing is read that would be ahead of it, since a
@@ -41,8 +41,9 @@ const LOOK_BACKS: [(Duration, Duration); 2] = [
 /// Pages of a longer look back that are read between two polls.
 const LOOK_BACK_PAGES: usize = 4;
 
-/// A quiet time is read again by each poll if it is no longer than this.
-const LONGEST_POLL_MS: i64 = DAY_MS;
+/// A quiet time is read again by each poll if it is no longer than this: more than a day, by which
+/// clocks are most likely to be wrong.
+const LONGEST_POLL_MS: i64 = 2 * DAY_MS;
 
 /// The same of the longest look back, and of a start after a clock that was ahead.
 const LONGEST_LOOK_MS: i64 = 7 * DAY_MS;
@@ -294,7 +295,12 @@ mod tests {
         checkpoint.commit(id, &[step], &Counts::default()).unwrap();
         for (newest_ms, now_ms, any, typed) in [
             // Nothing was seen: as far back as polls go, and not beyond.
-            (None, position_ms, position_ms - DAY_MS, position_ms),
+            (
+                None,
+                position_ms,
+                position_ms - LONGEST_POLL_MS,
+                position_ms,
+            ),
             (
                 Some(position_ms - HOUR_MS),
                 position_ms + 1,

@@ -186,6 +186,36 @@ impl Looker<'_> {
         Ok(None)
     }
 
+    /// The newest of what is seen up to `to_ms` from an event on. All of it was read before, and would
+    /// else seem to lie ahead of that event, again and again.
+    pub(super) async fn newest_from(&self, event: &AuditEvent, to_ms: i64) -> Result<Newest, Halt> {
+        let mut newest = Newest::default();
+        newest.note(std::slice::from_ref(event));
+        let second_ms = event.time.unwrap_or_default().seconds.saturating_mul(1000);
+        let mut key = String::new();
+        while let Some(found) = self
+            .ask((second_ms, to_ms), MOST_OTHERS, false, &key)
+            .await?
+        {
+            newest.note(&found.events);
+            if found.last_key.is_empty() || found.last_key == key {
+                break;
+            }
+            key = found.last_key;
+        }
+        // Where the server fails for what is hidden, it gives what lies before that one by one.
+        loop {
+            let from = Looker {
+                newest: &newest,
+                ..*self
+            };
+            let next = from.next(to_ms).await?;
+            if !newest.note(&next) {
+                return Ok(newest);
+            }
+        }
+    }
+
     /// Whether the server answers where no event can be.
     pub(super) async fn answers(&self) -> Result<bool, Halt> {
         Ok(self.ask((0, 0), 1, false, "").await?.is_some())

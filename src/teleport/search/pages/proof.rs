@@ -64,8 +64,10 @@ impl Pages {
             false => self.span.1 - self.span.0,
         };
         let before = looker.last_visible(from_ms - back_ms, from_ms - 1).await?;
-        let mut newest = Newest::default();
-        newest.note(before.as_slice());
+        let newest = match &before {
+            Some(event) => looker.newest_from(event, from_ms - 1).await?,
+            None => Newest::default(),
+        };
         let from_before = Looker {
             newest: &newest,
             ..*looker
