@@ -447,3 +447,6 @@ async fn join(
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
