@@ -1,9 +1,10 @@
 //! The commands; the only place that knows all parts.
 
+use self::log_level::{ConfigSource, LogLevel, Unusable};
 use crate::cli::{Command, Invocation};
-use crate::config::{Config, sources};
+use crate::config::Config;
 use crate::output::{self, Chain};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry;
 
 mod backfill;
@@ -12,6 +13,7 @@ mod dead_letters;
 mod demo;
 mod dry_run;
 mod install;
+mod log_level;
 mod mend;
 mod old_days;
 mod start;
@@ -56,19 +58,19 @@ pub fn run(invocation: Invocation) -> Exit {
         config,
         settings,
     } = invocation;
-    let raw = match sources::collect(config.as_deref(), std::env::vars_os(), settings) {
-        Ok(raw) => raw,
-        Err(unreadable) => {
-            output::note(format_args!("error: {}", Chain(&unreadable)));
-            output::note(format_args!("hint: {}", unreadable.hint()));
-            return Exit::Usage;
-        }
+    let source = ConfigSource {
+        file: config,
+        flags: settings,
+        needs: command.needs(),
     };
-    let (config, warnings) = match Config::resolve(raw, command.needs()) {
+    let (config, warnings) = match source.read() {
         Ok(resolved) => resolved,
-        Err(mistakes) => {
-            for mistake in mistakes.list() {
-                output::note(format_args!("error: {}", mistake.text));
+        Err(Unusable { mistakes, hint }) => {
+            for mistake in mistakes {
+                output::note(format_args!("error: {mistake}"));
+            }
+            if let Some(hint) = hint {
+                output::note(format_args!("hint: {hint}"));
             }
             return Exit::Usage;
         }
@@ -76,7 +78,7 @@ pub fn run(invocation: Invocation) -> Exit {
     for warning in warnings {
         output::note(format_args!("warning: {warning}"));
     }
-    telemetry::start_log(&config.log);
+    let log = telemetry::start_log(&config.log);
     let runtime = match runtime(&command) {
         Ok(runtime) => runtime,
         Err(failed) => {
@@ -96,7 +98,7 @@ pub fn run(invocation: Invocation) -> Exit {
             biased;
             // The second signal: whatever is under way is dropped. The state file stands it.
             () = now.cancelled() => Ok(Exit::Failed),
-            done = dispatch(command, config, shutdown) => done,
+            done = dispatch(command, config, shutdown, LogLevel { log, source }) => done,
         }
     });
     // Work on blocking threads, if any is left, must not hold up the end.
@@ -138,7 +140,12 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Result<Exit, Failure> {
+async fn dispatch(
+    command: Command,
+    config: Config,
+    shutdown: Shutdown,
+    log_level: LogLevel,
+) -> Result<Exit, Failure> {
     match command {
         Command::Install { dry_run, overwrite } => {
             install::install(&config, dry_run, overwrite, &shutdown).await
@@ -146,7 +153,11 @@ async fn dispatch(command: Command, config: Config, shutdown: Shutdown) -> Resul
         Command::Start {
             exit_on_last_event,
             dry_run,
-        } => Box::pin(start::start(config, exit_on_last_event, dry_run, &shutdown)).await,
+        } => {
+            let reload = Reload::on_signal("the log level")?;
+            let work = start::start(config, exit_on_last_event, dry_run, &shutdown);
+            transfer::beside(Box::pin(work), log_level.follow(reload)).await
+        }
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
         Command::Verify(range) => Box::pin(verify::verify(config, range, &shutdown)).await,
         Command::DeadLetters(command) => {

@@ -46,20 +46,24 @@ impl Shutdown {
 
 /// SIGHUP, which asks a daemon to read again what may have changed. Without this it ends a process.
 #[derive(Debug)]
-pub struct Reload(Signal);
+pub struct Reload {
+    signal: Signal,
+    what: &'static str,
+}
 
 impl Reload {
-    /// Listens from here on.
+    /// Listens from here on, to read `what` again. Each listener gets each signal.
     ///
     /// # Errors
     /// If the system does not let us.
-    pub fn on_signal() -> io::Result<Self> {
-        signal(SignalKind::hangup()).map(Self)
+    pub fn on_signal(what: &'static str) -> io::Result<Self> {
+        let signal = signal(SignalKind::hangup())?;
+        Ok(Self { signal, what })
     }
 
     /// Waits until somebody asks. May be dropped: a signal that has come is not forgotten.
     pub async fn asked(&mut self) {
-        self.0.recv().await;
-        info!(signal = "SIGHUP", "reading the credentials again");
+        self.signal.recv().await;
+        info!(signal = "SIGHUP", "reading {} again", self.what);
     }
 }

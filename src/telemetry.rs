@@ -1,13 +1,14 @@
 //! What the program tells about itself while it runs: counters and the log.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing::info;
-use tracing_subscriber::Layer;
+use tracing::{Level, enabled, info};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogConfig, LogFormat};
 use crate::output;
@@ -61,14 +62,8 @@ impl Stats {
 ///
 /// `level` is a level or a list such as `info,teleport_event_indexer::teleport=debug`; the
 /// configuration has checked it. May be called once.
-pub fn start_log(log: &LogConfig) {
-    let filter = match log.level.parse::<LevelFilter>() {
-        // A bare level is about this program; its libraries log every HTTP/2 frame at debug.
-        Ok(level) => Targets::new()
-            .with_default(level.min(LevelFilter::WARN))
-            .with_target("teleport_event_indexer", level),
-        Err(_) => log.level.parse().unwrap_or_else(|_| Targets::new()),
-    };
+pub fn start_log(log: &LogConfig) -> Log {
+    let (filter, handle) = reload::Layer::new(filter(&log.level));
     let writer = tracing_subscriber::fmt::layer().with_writer(output::LogWriter::default);
     let registry = tracing_subscriber::registry();
     match log.format {
@@ -79,6 +74,50 @@ pub fn start_log(log: &LogConfig) {
         LogFormat::Json => {
             let json = writer.json().flatten_event(true);
             registry.with(json.with_filter(filter)).init();
+        }
+    }
+    Log {
+        filter: handle,
+        level: Mutex::new(log.level.clone()),
+    }
+}
+
+fn filter(level: &str) -> Targets {
+    match level.parse::<LevelFilter>() {
+        // A bare level is about this program; its libraries log every HTTP/2 frame at debug.
+        Ok(level) => Targets::new()
+            .with_default(level.min(LevelFilter::WARN))
+            .with_target("teleport_event_indexer", level),
+        Err(_) => level.parse().unwrap_or_else(|_| Targets::new()),
+    }
+}
+
+/// The log of this process.
+pub struct Log {
+    filter: reload::Handle<Targets, Registry>,
+    level: Mutex<String>,
+}
+
+impl Log {
+    /// Says from here on what `level` says, and tells of the change.
+    pub fn set_level(&self, level: &str) {
+        let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current == level {
+            info!(level, "the log level has not changed");
+            return;
+        }
+        let before = std::mem::replace(&mut *current, level.to_owned());
+        let apply = || {
+            let applied = self.filter.reload(filter(level));
+            applied.expect("the log lasts as long as the process");
+        };
+        // At whichever of the two lets it through.
+        if enabled!(Level::INFO) {
+            info!(from = before, to = level, "the log level changes");
+            apply();
+        } else {
+            apply();
+            info!(from = before, to = level, "the log level has changed");
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) async fn start(
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let stop = &shutdown.stop;
-    let reload = Reload::on_signal()?;
+    let reload = Reload::on_signal("the credentials")?;
     // The lock is held until the end; whoever comes second learns who holds it.
     let (checkpoint, _lock) = if dry_run {
         (Checkpoint::open_in_memory()?, None)
