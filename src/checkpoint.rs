@@ -101,7 +101,6 @@ impl Checkpoint {
     /// If `storage` is no directory, cannot be written or lies on a network file system; if the
     /// file is damaged, of another program or of a newer version, in which cases it is not touched.
     pub fn open(storage: &Path) -> Result<Self, CheckpointError> {
-        const DOING: &str = "open it";
         storage::prepare_directory(storage)?;
         let lock_path = storage.join(OPENING_LOCK);
         let opening = storage::open_private(&lock_path)?;
@@ -112,7 +111,7 @@ impl Checkpoint {
 
         let path = storage.join(FILE_NAME);
         storage::create_private(&path)?;
-        let failed = |error| classify(&path, DOING, error);
+        let failed = |error| classify(&path, "open the tables", error);
         let mut connection =
             Connection::open_with_flags(&path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
                 .map_err(failed)?;
@@ -120,7 +119,8 @@ impl Checkpoint {
         // Before anything is written: switching to WAL mode changes the file already.
         refuse_unknown(&path, &schema::format(&connection).map_err(failed)?)?;
         set_pragmas(&connection).map_err(failed)?;
-        schema::migrate(&mut connection, schema::MIGRATIONS).map_err(failed)?;
+        schema::migrate(&mut connection, schema::MIGRATIONS)
+            .map_err(|error| classify(&path, "bring the tables up to date", error))?;
         Ok(Self::new(path, connection))
     }
 

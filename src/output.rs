@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// What to do where the system gives no more file descriptors.
+pub const RAISE_OPEN_FILES: &str =
+    "raise the limit of open files: LimitNOFILE= of a systemd unit, `ulimit -n` of a shell";
+
 /// Shows an error with all its causes in one line: `this: that: the other`.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

@@ -1,6 +1,10 @@
 //! Random faults at both ends and a program that is killed again and again: nothing is lost,
 //! nothing is twice, and the checkpoint is never past what has settled.
 
+mod kills;
+mod steps;
+mod writes;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;

@@ -4,5 +4,7 @@
 
 mod apis;
 mod clocks;
+mod process;
 mod sizes;
+mod state;
 mod unreadable;

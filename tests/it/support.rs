@@ -3,6 +3,7 @@
 
 pub(crate) mod elasticsearch;
 pub(crate) mod faketeleport;
+pub(crate) mod faults;
 pub(crate) mod http;
 pub(crate) mod journey;
 pub(crate) mod program;

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::{Answer, OLDEST};
 use crate::elastic::assets::Version;
-use crate::output::Chain;
+use crate::output::{Chain, RAISE_OPEN_FILES};
 
 /// Why there is no client, or no answer.
 #[derive(Debug, Error)]
@@ -118,6 +118,8 @@ fn explain(error: &elasticsearch::Error) -> (String, &'static str) {
             "nothing listens there",
             "check hosts in [forward.elasticsearch], and that Elasticsearch runs there",
         )
+    } else if has("Too many open files") {
+        ("too many open files", RAISE_OPEN_FILES)
     } else if has("failed to lookup address") || has("dns error") {
         ("the name does not resolve", check_hosts)
     } else if has("timed out") {

@@ -4,12 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
 use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
 
 use super::{DIAL_TIMEOUT, Way, transport};
 use crate::config::Address;
-use crate::output::Chain;
+use crate::output::{Chain, RAISE_OPEN_FILES};
 
 /// Why there is no connection: what came of each way that was tried.
 #[derive(Debug)]
@@ -184,6 +185,7 @@ impl AttemptError {
     fn mend(&self) -> Option<&'static str> {
         match self {
             Self::Resolve { .. } => Some("check addr in [teleport]"),
+            Self::Connect { source, .. } if is_out_of_files(source) => Some(RAISE_OPEN_FILES),
             Self::Connect { .. } | Self::ConnectAny { .. } | Self::Timeout { .. } => {
                 Some("check addr in [teleport], and that Teleport runs there")
             }
@@ -340,4 +342,12 @@ pub(crate) fn explain_alert(alert: AlertDescription) -> (&'static str, &'static 
             "check addr and identity in [teleport]",
         ),
     }
+}
+
+/// The process has as many files and connections open as it may have, or the system has.
+fn is_out_of_files(error: &io::Error) -> bool {
+    let full = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|code| full.contains(&code))
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+use super::faults::Faults;
 use super::{scratch, wait_until};
 
 /// The program under test, with a folder of its own, which is its working folder too.
@@ -44,6 +45,15 @@ impl Indexer {
         self
     }
 
+    /// Lets faults of the system befall all runs from now on.
+    pub(crate) fn befall(&mut self) -> Faults {
+        let faults = Faults::new(self.directory());
+        let environment = faults.environment();
+        let environment = environment.map(|(name, value)| (name.to_owned(), value));
+        self.environment.extend(environment);
+        faults
+    }
+
     /// Runs the program to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.spawn(args).wait()
@@ -51,7 +61,14 @@ impl Indexer {
 
     /// Starts the program.
     pub(crate) fn spawn(&self, args: &[&str]) -> Running {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_teleport-event-indexer"));
+        self.spawn_through(&[], args)
+    }
+
+    /// Starts it by another program, which these words call: `env`, `unshare`, …
+    pub(crate) fn spawn_through(&self, words: &[&str], args: &[&str]) -> Running {
+        let program = env!("CARGO_BIN_EXE_teleport-event-indexer");
+        let words = [words, &[program], args].concat();
+        let mut command = Command::new(words[0]);
         for (name, _) in std::env::vars_os() {
             // What the developer has set for another run must not reach this one.
             let text = name.to_string_lossy().to_ascii_uppercase();
@@ -67,7 +84,7 @@ impl Indexer {
             }
         }
         command
-            .args(args)
+            .args(&words[1..])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.directory());
         Running::start(command)
@@ -135,6 +152,11 @@ impl Running {
         let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
         let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
         Some(kib * 1024)
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks it to end (SIGTERM).

@@ -19,6 +19,7 @@ use teleport_event_indexer::document::{Encoder, IndexPattern};
 use teleport_event_indexer::event::AuditEvent;
 use tokio::runtime::Runtime;
 
+use super::faults::Faults;
 use super::http;
 use super::program::{Indexer, Output, Running};
 use super::wait_until;
@@ -170,6 +171,11 @@ batch-age = "20ms"
         self.expected.len()
     }
 
+    /// Lets faults of the system befall the program from now on.
+    pub(crate) fn befall(&mut self) -> Faults {
+        self.indexer.befall()
+    }
+
     /// Starts the program with this configuration.
     pub(crate) fn spawn(&self, args: &[impl AsRef<str>]) -> Running {
         let args = args.iter().map(AsRef::as_ref);
@@ -180,6 +186,12 @@ batch-age = "20ms"
     /// Runs the program to its end.
     pub(crate) fn run(&self, args: &[impl AsRef<str>]) -> Output {
         self.spawn(args).wait()
+    }
+
+    /// The same, started by another program, which these words call.
+    pub(crate) fn run_through(&self, words: &[&str], args: &[&str]) -> Output {
+        let args = [args, &["-c", "config.toml"]].concat();
+        self.indexer.spawn_through(words, &args).wait()
     }
 
     /// Runs it and expects an exit code.
@@ -243,23 +255,27 @@ batch-age = "20ms"
     /// Checks that every event but those of `dead` types is there, as it was, once, and nothing
     /// else; and that the others are dead letters.
     pub(crate) fn assert_complete_but(&self, dead: &[&str]) {
+        self.assert_complete_but_for(&[], dead);
+    }
+
+    /// The same, and that those of `missing` types are nowhere.
+    pub(crate) fn assert_complete_but_for(&self, missing: &[&str], dead: &[&str]) {
         let (stored, _) = self.stored();
-        let is_dead = |event: &Value| dead.iter().any(|kind| event["event"] == **kind);
+        let is_of =
+            |kinds: &[&str], event: &Value| kinds.iter().any(|kind| event["event"] == **kind);
+        let mut n_stored = 0;
         for (key, event) in &self.expected {
-            if !is_dead(event) {
+            if !is_of(dead, event) && !is_of(missing, event) {
                 assert_eq!(stored.get(key), Some(event), "{key:?}");
+                n_stored += 1;
             }
         }
-        let n_dead = self.expected.values().filter(|e| is_dead(e)).count();
-        assert_eq!(stored.len() + n_dead, self.expected.len());
+        assert_eq!(stored.len(), n_stored);
         if self.try_summary().is_some() {
             let letters = self.dead_letters();
-            let expected: BTreeSet<Key> = self
-                .expected
-                .iter()
-                .filter(|(_, event)| is_dead(event))
-                .map(|(key, _)| key.clone())
-                .collect();
+            let expected = self.expected.iter();
+            let expected = expected.filter(|(_, event)| is_of(dead, event));
+            let expected: BTreeSet<Key> = expected.map(|(key, _)| key.clone()).collect();
             assert_eq!(letters, expected);
         }
     }
@@ -346,7 +362,7 @@ batch-age = "20ms"
     }
 
     /// The first invariant: no position is past an event that is neither stored nor kept as a dead
-    /// letter, and does not wait on the disk for its index. May be asked at any time.
+    /// letter, does not wait on the disk for its index, and lies in no gap. May be asked at any time.
     pub(crate) fn assert_nothing_was_passed(&self) {
         // In this order: what settles in between cannot hide what was passed before.
         let Some(summary) = self.try_summary() else {
@@ -354,12 +370,19 @@ batch-age = "20ms"
         };
         let waiting = self.waiting();
         let letters = self.dead_letters();
+        let gaps = match summary.runs.is_empty() {
+            true => Vec::new(),
+            false => self.open_gaps(),
+        };
         let (stored, _) = self.stored();
         for run in &summary.runs {
             let range = run.from_ms..run.position_ms;
             for (key, time_ms) in &self.times {
-                let is_settled =
-                    stored.contains_key(key) || letters.contains(key) || waiting.contains(key);
+                let is_told = |gap: &Gap| (gap.from_ms..gap.to_ms).contains(time_ms);
+                let is_settled = stored.contains_key(key)
+                    || letters.contains(key)
+                    || waiting.contains(key)
+                    || gaps.iter().any(is_told);
                 assert!(
                     is_settled || !range.contains(time_ms),
                     "{key:?} of {time_ms} was passed by {run:?}"
