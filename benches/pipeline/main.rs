@@ -21,6 +21,7 @@ mod relay;
 mod replay;
 mod servers;
 mod sink;
+mod soak;
 mod templates;
 
 use anyhow::{Result, bail};
@@ -42,8 +43,9 @@ start          from the program's start to the first acknowledged document
 documents      key order and id: size on disk, rate, and Elasticsearch's CPU
 templates      the template of Teleport's guide and ours: size on disk
 gzip           levels: size and time
+soak           [MINUTES] at full speed while both ends break all the time
 
-EVENTS is 1000000 if not given, TURNS 5. All but sink and gzip need a JDK and Maven, all need Go:
+EVENTS is 1000000 if not given, TURNS 5, MINUTES 30. All but sink, gzip and soak need a JDK and Maven, all need Go:
 see tests/elasticsearch/README.md and tests/faketeleport/README.md.";
 
 fn main() -> Result<()> {
@@ -67,6 +69,7 @@ fn main() -> Result<()> {
         Some("documents") => documents::measure(events, turns),
         Some("templates") => templates::measure(events, turns),
         Some("gzip") => gzip::measure(events),
+        Some("soak") => soak::soak(number(1, 30)?.try_into()?),
         None => {
             println!("{USAGE}");
             Ok(())

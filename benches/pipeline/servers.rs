@@ -264,7 +264,13 @@ impl Elasticsearch {
 }
 
 /// One request on a connection of its own; the body of the answer, whose status must be 2xx.
-fn request(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn request(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Result<Vec<u8>> {
     let mut connection = TcpStream::connect(address)?;
     write!(
         connection,
