@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::checkpoint::{Checkpoint, Holder, Role, RoleLock, RunKind, RunSummary, Summary};
 use crate::commands::{Exit, Failure, old_days};
 use crate::config::Config;
-use crate::output;
+use crate::output::{self, Chain};
+use crate::teleport::identity::{Credentials, IdentityError};
 
 pub(super) fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
     let storage = config.storage.as_ref().expect("the command needs it");
@@ -18,13 +19,48 @@ pub(super) fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
     let summary = checkpoint.summary()?;
     let daemon = RoleLock::holder(storage, &Role::Daemon)?;
     let now_ms = Utc::now().timestamp_millis();
+    let identity = config.teleport.as_ref();
+    let identity = identity.map(|teleport| Credentials::load(&teleport.credentials));
     let text = if as_json {
-        serde_json::to_string_pretty(&as_value(&summary, daemon.as_ref(), now_ms))?
+        let mut value = as_value(&summary, daemon.as_ref(), now_ms);
+        value["identity"] = identity.as_ref().map_or(Value::Null, identity_value);
+        serde_json::to_string_pretty(&value)?
     } else {
-        as_text(&summary, daemon.as_ref(), now_ms)
+        let mut text = as_text(&summary, daemon.as_ref(), now_ms);
+        if let Some(identity) = &identity {
+            text += &format!("\nidentity       {}", identity_words(identity));
+        }
+        text
     };
     output::data(text)?;
     Ok(Exit::Done)
+}
+
+/// Whose the files are now, and until when: the daemon itself may still have those before.
+fn identity_words(identity: &Result<Credentials, IdentityError>) -> String {
+    match identity {
+        Err(unusable) => Chain(unusable).to_string(),
+        Ok(credentials) => {
+            let end = time(credentials.not_after.timestamp_millis());
+            let text = format!("of user {}, valid until {end}", credentials.user);
+            if credentials.ends_soon(Utc::now()) {
+                format!("{text}: {}", credentials.renewal())
+            } else {
+                text
+            }
+        }
+    }
+}
+
+fn identity_value(identity: &Result<Credentials, IdentityError>) -> Value {
+    match identity {
+        Err(unusable) => json!({"error": Chain(unusable).to_string()}),
+        Ok(credentials) => json!({
+            "user": credentials.user,
+            "expires": time(credentials.not_after.timestamp_millis()),
+            "expires_soon": credentials.ends_soon(Utc::now()),
+        }),
+    }
 }
 
 pub(super) fn no_state(storage: &Path) -> Failure {

@@ -96,6 +96,8 @@ pub struct Cluster {
     name: String,
     host: Authority,
     user: Authority,
+    /// User authorities beside its own.
+    trusted: Vec<CertificateDer<'static>>,
 }
 
 struct Authority {
@@ -127,7 +129,14 @@ impl Cluster {
             name: name.to_owned(),
             host: Authority::new(name)?,
             user: Authority::new(name)?,
+            trusted: Vec::new(),
         })
+    }
+
+    /// From the next start on its servers accept the users of another cluster, too: of the root
+    /// whose leaf this is, or of the same one before or after its authorities were rotated.
+    pub fn trust_users_of(&mut self, other: &Self) {
+        self.trusted.push(other.user.der.clone());
     }
 
     /// The cluster's name.
@@ -222,9 +231,11 @@ impl Cluster {
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut users = RootCertStore::empty();
-        users
-            .add(self.user.der.clone())
-            .map_err(|error| failed(error.into()))?;
+        for authority in std::iter::once(&self.user.der).chain(&self.trusted) {
+            users
+                .add(authority.clone())
+                .map_err(|error| failed(error.into()))?;
+        }
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(users), Arc::clone(&provider))
                 .allow_unauthenticated()

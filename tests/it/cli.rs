@@ -161,6 +161,7 @@ fn status_before_during_and_after() {
       500 events read, 0 filtered, 500 documents created, 0 already there, 0 dead letters
     gaps           0
     dead letters   0 (0 bytes)
+    identity       of user teleport-event-indexer, valid until TIME
     ");
     let status = json_status(&indexer);
     let run = &status["runs"][0];

@@ -9,16 +9,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
+use teleport_event_indexer::demo::auth::AuthOptions;
 use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use teleport_event_indexer::demo::events::{Id, encode};
 
 use crate::support::faketeleport::FakeTeleport;
+use crate::support::listener::{Conduct, Listener};
 use crate::support::program::{Indexer, Running};
 use crate::support::rig::{event, line_with, midnight, realistic, rfc3339, wait_until_said};
-use crate::support::stand_ins::Teleport;
+use crate::support::stand_ins::{NOBODY, Teleport};
 use crate::support::wait_until;
 
 /// The ids of the documents on stdout. The last line may be only a part of one.
@@ -189,4 +191,122 @@ fn a_certificate_that_ends_soon_is_told_at_the_start() {
     assert_eq!(warning("alice", TimeDelta::days(8)), None);
     assert_snapshot!(warning("alice", TimeDelta::days(6)).unwrap(), @r#"the certificate in identity expires soon, at END mend="renew it with `tctl auth sign --format=file --user=alice --out=identity --overwrite`, or let tbot do it""#);
     assert_snapshot!(warning("bot-indexer", TimeDelta::days(6)).unwrap(), @r#"the certificate in identity expires soon, at END mend="see why tbot has not renewed it: whether it runs, and writes to identity""#);
+}
+
+/// As `tctl auth rotate` goes: first users are certified anew and both authorities trusted, then
+/// the servers, then the old authorities are trusted no more.
+#[test]
+fn a_rotation_of_the_authorities_loses_no_event() {
+    let [mut before, mut after] = [(); 2].map(|()| Cluster::new("a.example").unwrap());
+    after.trust_users_of(&before);
+    before.trust_users_of(&after);
+    let good = IdentityOptions::default();
+    let [of_old, of_new] = [&before, &after].map(|cluster| cluster.identity(&good).unwrap());
+    let first = of_old.text();
+    let both = of_new.text() + &of_old.authorities;
+    let last = after.identity(&good).unwrap().text();
+
+    // One log, kept twice.
+    let users = Teleport::of(before, AuthOptions::default());
+    let servers = Teleport::of(after, AuthOptions::default());
+    let events: Vec<Value> = realistic(1, 500, 3, 1).collect();
+    let mut uids: BTreeSet<String> = BTreeSet::new();
+    let mut append = |events: &[Value]| {
+        for teleport in [&users, &servers] {
+            let log = teleport.auth.control();
+            log.append(events.iter().map(|event| encode(event, Id::OfEvent)));
+        }
+        uids.extend(
+            events
+                .iter()
+                .map(|event| event["uid"].as_str().unwrap().to_owned()),
+        );
+        uids.clone()
+    };
+    append(&events);
+
+    let listener = Listener::before(users.auth.address(), Conduct::Passes);
+    let indexer = Indexer::new();
+    indexer.write_private("identity", &first);
+    let flags = ["--teleport-identity=identity"];
+    let mut running = follow(&indexer, &listener.address.to_string(), &flags);
+    let mut arrives = |running: &Running, uid: &str| {
+        let wanted = append(&[event(uid, "user.login", midnight(1))]);
+        wait_until("all events are there", || {
+            let found = printed(running);
+            (found == wanted)
+                .then_some(())
+                .ok_or_else(|| running.stderr())
+        });
+    };
+    let renew = |running: &mut Running, identity: &str| {
+        let heard = running.stderr().matches("credentials renewed").count();
+        indexer.write_private("identity", identity);
+        running.hang_up();
+        wait_until("the new credentials are in use", || {
+            let said = running.stderr();
+            let n_renewed = said.matches("credentials renewed").count();
+            (n_renewed > heard).then_some(()).ok_or(said)
+        });
+    };
+    arrives(&running, "before");
+    renew(&mut running, &both);
+    arrives(&running, "users");
+    listener.leads_to(servers.auth.address());
+    arrives(&running, "servers");
+    renew(&mut running, &last);
+    arrives(&running, "after");
+    // Had it come without both, the server would have been a stranger's.
+    assert_eq!(servers.auth.control().n_failed_handshakes(), 0);
+    running.terminate();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert_eq!(line_with(&output.stderr, "ERROR"), None);
+}
+
+#[test]
+fn status_tells_until_when_the_identity_is_valid() {
+    let teleport = Teleport::start("a.example");
+    let indexer = Indexer::new();
+    indexer.configure(&teleport.addr(), &format!("http://{NOBODY}"), "");
+    let until = |end: DateTime<Utc>| IdentityOptions {
+        not_before: Utc::now() - TimeDelta::days(30),
+        not_after: end,
+        ..IdentityOptions::default()
+    };
+    let far = Utc::now() + TimeDelta::days(30);
+    indexer.identify(&teleport.cluster, &until(far));
+    // Makes the state, and ends as nobody is there to write to.
+    let args = [
+        "backfill",
+        "-c",
+        "config.toml",
+        "--from=2026-01-01",
+        "--to=2026-01-02",
+    ];
+    assert_eq!(indexer.run(&args).code, Some(1));
+    let status = |more: &[&'static str]| {
+        let output = indexer.run(&[&["status", "-c", "config.toml"], more].concat());
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        output.stdout
+    };
+    let shown = |end: DateTime<Utc>| end.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let line = line_with(&status(&[]), "identity ")
+        .unwrap()
+        .replace(&shown(far), "END");
+    assert_snapshot!(line, @"identity       of user teleport-event-indexer, valid until END");
+    let soon = Utc::now() + TimeDelta::days(1);
+    indexer.identify(&teleport.cluster, &until(soon));
+    let line = line_with(&status(&[]), "identity ")
+        .unwrap()
+        .replace(&shown(soon), "END");
+    assert_snapshot!(line, @"identity       of user teleport-event-indexer, valid until END: renew it with `tctl auth sign --format=file --user=teleport-event-indexer --out=identity --overwrite`, or let tbot do it");
+    let value: Value = serde_json::from_str(&status(&["--json"])).unwrap();
+    let expected = json!({"user": "teleport-event-indexer", "expires": shown(soon),
+        "expires_soon": true});
+    assert_eq!(value["identity"], expected);
+    fs::remove_file(indexer.directory().join("identity")).unwrap();
+    let said = status(&[]);
+    let line = line_with(&said, "identity ").unwrap();
+    assert_snapshot!(line, @"identity       cannot read the identity file identity: No such file or directory (os error 2)");
 }

@@ -6,6 +6,7 @@ pub(crate) mod faketeleport;
 pub(crate) mod faults;
 pub(crate) mod http;
 pub(crate) mod journey;
+pub(crate) mod listener;
 pub(crate) mod program;
 pub(crate) mod rig;
 pub(crate) mod samples;

@@ -201,7 +201,7 @@ impl AttemptError {
             ),
             Self::Upgrade { .. } => Some(
                 "check addr in [teleport] and the load balancer there: it must pass websockets to \
-                 a Proxy Service of Teleport 15.1 or newer",
+                 a Proxy Service",
             ),
             Self::Transport { .. } => Some(
                 "check that addr in [teleport] is of the identity's own cluster, and that its \

@@ -20,8 +20,8 @@ use crate::config::Address;
 /// would be minutes, where for instance IPv6 leads nowhere.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
 
-/// A proxy's answer to CONNECT is a few lines.
-const ANSWER_BYTES: usize = 16 << 10;
+/// The head of an answer is a few lines.
+const HEAD_BYTES: usize = 16 << 10;
 
 /// An HTTP proxy that stands before an address.
 pub(super) struct HttpProxy {
@@ -146,8 +146,7 @@ impl HttpProxy {
         Ok(Box::new(stream))
     }
 
-    /// Asks for a tunnel. What follows the answer's head belongs to the tunnel, so it is read byte
-    /// by byte; TLS lets the client speak first, so a well-behaved proxy sends nothing there.
+    /// Asks for a tunnel.
     async fn tunnel(
         &self,
         stream: &mut impl Stream,
@@ -163,15 +162,7 @@ impl HttpProxy {
         let broken = |failed: io::Error| self.failed(address, failed.to_string(), true);
         stream.write_all(&request).await.map_err(broken)?;
         stream.flush().await.map_err(broken)?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            if answer.len() == ANSWER_BYTES {
-                let problem = "its answer has no end".to_owned();
-                return Err(self.failed(address, problem, false));
-            }
-            answer.push(stream.read_u8().await.map_err(broken)?);
-        }
-        let answer = String::from_utf8_lossy(&answer);
+        let answer = read_head(stream).await.map_err(broken)?;
         let status_line = answer.lines().next().unwrap_or_default();
         let status = status_line
             .split(' ')
@@ -198,6 +189,19 @@ impl HttpProxy {
             is_transient,
         }
     }
+}
+
+/// Reads the head of an answer. What follows it belongs to somebody else, so it is read byte by
+/// byte.
+pub(super) async fn read_head(stream: &mut impl Stream) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == HEAD_BYTES {
+            return Err(io::Error::other("its answer has no end"));
+        }
+        head.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
 /// The whole of an error in one line.

@@ -203,5 +203,6 @@ fn the_credentials_of_nobody() {
     daemon         does not run
     gaps           0
     dead letters   0 (0 bytes)
+    identity       of user teleport-event-indexer, valid until TIME
     ");
 }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use chrono::{TimeDelta, TimeZone, Utc};
 use insta::assert_snapshot;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use teleport_event_indexer::demo::auth::{AuthOptions, Method};
 use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use tonic::Code;
 
 use crate::support::faketeleport::FakeTeleport;
+use crate::support::listener::{Conduct, Listener};
 use crate::support::program::Indexer;
 use crate::support::stand_ins::{NOBODY, Teleport, parrot};
 
@@ -132,6 +134,46 @@ fn an_identity_from_before_the_authority_was_rotated() {
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     error: cannot reach Teleport: the TLS handshake with 127.0.0.1:PORT failed: it does not accept our certificate
     hint: issue a new identity, if this one is of the right cluster: its certificate may be from before the cluster's CA was rotated
+    ");
+}
+
+/// What looks into TLS on the way, with a certificate of the cluster's own authority, cannot show
+/// Auth the certificate of whom it speaks for.
+#[test]
+fn a_connection_on_which_no_client_certificate_arrives() {
+    let teleport = Teleport::start("a.example");
+    let authorities = teleport.cluster.identity(&IdentityOptions::default());
+    let mut roots = rustls::RootCertStore::empty();
+    for der in CertificateDer::pem_slice_iter(authorities.unwrap().authorities.as_bytes()) {
+        roots.add(der.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut onward = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    onward.alpn_protocols = vec![b"h2".to_vec()];
+    let server = teleport.cluster.server_config().unwrap();
+    let conduct = Conduct::InTheMiddle(Arc::new(server).into(), Arc::new(onward).into());
+    let middle = Listener::before(teleport.auth.address(), conduct);
+    let indexer = indexer(&teleport.cluster, &middle.address.to_string());
+    assert_snapshot!(indexer.seen(START), @"
+    exit code 1
+    --- stderr
+    TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
+    error: Teleport answered Ping with PermissionDenied: access denied to anonymous user
+    hint: our certificate did not reach the Auth Service: check what stands between
+    ");
+    assert_snapshot!(indexer.seen(CHECK), @"
+    exit code 1
+    --- stdout
+    FAIL  Teleport answered Ping with PermissionDenied: access denied to anonymous user
+          hint: our certificate did not reach the Auth Service: check what stands between
+    FAIL  no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there
+          hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    --- stderr
+    TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     ");
 }
 

@@ -33,6 +33,11 @@ impl Teleport {
     /// Starts it with options of its own.
     pub(crate) fn start_with(cluster: &str, options: AuthOptions) -> Self {
         let cluster = Cluster::new(cluster).expect("the name fits into a certificate");
+        Self::of(cluster, options)
+    }
+
+    /// Starts that of a cluster which is there already.
+    pub(crate) fn of(cluster: Cluster, options: AuthOptions) -> Self {
         let auth = RUNTIME.block_on(StandInAuth::start(&cluster, options));
         let auth = auth.expect("there is a free port");
         Self { cluster, auth }
@@ -47,6 +52,11 @@ impl Teleport {
 /// Runs something on the stand-ins' threads.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(future)
+}
+
+/// Leaves something running on the stand-ins' threads.
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    RUNTIME.spawn(future);
 }
 
 /// Starts a stand-in Elasticsearch.
