@@ -6,6 +6,8 @@
 
 pub mod address;
 mod api_key;
+pub mod auth;
+pub mod ca_fingerprint;
 pub mod cloud_id;
 pub mod forward;
 #[cfg(any(test, fuzzing))]
@@ -29,7 +31,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 pub use self::address::{Address, HostUrl};
-pub use self::forward::{Auth, ClientCertificate, ElasticsearchConfig, InstallConfig, OldDays};
+pub use self::auth::{Auth, AuthFile, AuthFileError};
+pub use self::ca_fingerprint::CaFingerprint;
+pub use self::forward::{ClientCertificate, ElasticsearchConfig, InstallConfig, OldDays};
 pub use self::mistakes::{Mistake, Mistakes, Warning};
 pub use self::show::Effective;
 pub use self::sources::Raw;

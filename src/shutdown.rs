@@ -2,7 +2,8 @@
 
 use std::io;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -45,25 +46,32 @@ impl Shutdown {
 }
 
 /// SIGHUP, which asks a daemon to read again what may have changed. Without this it ends a process.
-#[derive(Debug)]
-pub struct Reload {
-    signal: Signal,
-    what: &'static str,
-}
+/// Each listener and each clone of it is told of each signal.
+#[derive(Clone, Debug)]
+pub struct Reload(watch::Receiver<()>);
 
 impl Reload {
-    /// Listens from here on, to read `what` again. Each listener gets each signal.
+    /// Listens from here on, to read `what` again.
     ///
     /// # Errors
     /// If the system does not let us.
     pub fn on_signal(what: &'static str) -> io::Result<Self> {
-        let signal = signal(SignalKind::hangup())?;
-        Ok(Self { signal, what })
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (sender, receiver) = watch::channel(());
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                info!(signal = "SIGHUP", "reading {what} again");
+                sender.send_replace(());
+            }
+        });
+        Ok(Self(receiver))
     }
 
     /// Waits until somebody asks. May be dropped: a signal that has come is not forgotten.
     pub async fn asked(&mut self) {
-        self.signal.recv().await;
-        info!(signal = "SIGHUP", "reading {} again", self.what);
+        if self.0.changed().await.is_err() {
+            // The system sends no more.
+            std::future::pending().await
+        }
     }
 }

@@ -78,7 +78,13 @@ pub(super) async fn reach_elasticsearch(
     let passes = |failed: &ServerError| {
         failed.is_transient() || matches!(failed, ServerError::Unauthorized { .. })
     };
-    let server = reach(patience, stop, async || client.server().await, passes).await?;
+    let attempt = async || {
+        if patience == Patience::Endless {
+            client.look_again().await;
+        }
+        client.server().await
+    };
+    let server = reach(patience, stop, attempt, passes).await?;
     Ok(server.map(|server| {
         let version = server.version.map(|version| version.to_string());
         info!(
@@ -217,7 +223,11 @@ impl Transfer {
             .expect("the command needs it");
         let gzip = elasticsearch.gzip.unwrap_or(!client.is_local());
         let bytes = self.config.limits.bytes_per_second.map(quota::limiter);
-        self.through(Bulk::new(client, gzip, bytes), stop).await
+        let fresh = client.clone();
+        let asked = asked(self.reload.clone());
+        let work = Box::pin(self.through(Bulk::new(client, gzip, bytes), stop));
+        let fresh = Box::pin(async move { fresh.keep_fresh(asked).await });
+        beside(work, fresh).await
     }
 
     /// Runs onto stdout. `None`: whoever read it has enough.
@@ -246,11 +256,8 @@ impl Transfer {
     ) -> Result<Summary, Failure> {
         let pattern = self.config.elasticsearch.as_ref().map(|e| e.index.clone());
         let pattern = pattern.unwrap_or_default();
-        let (client, stats, mut reload) = (self.client.clone(), self.stats.clone(), self.reload);
-        let asked = async move || match &mut reload {
-            Some(reload) => reload.asked().await,
-            None => std::future::pending().await,
-        };
+        let (client, stats) = (self.client.clone(), self.stats.clone());
+        let asked = asked(self.reload);
         let source = AuditLog {
             client: self.client,
             checkpoint: self.checkpoint.clone(),
@@ -271,6 +278,14 @@ impl Transfer {
         let ended = beside(run, fresh).await;
         let ended = ended.context("the run has ended")?;
         Ok(ended)
+    }
+}
+
+/// Waits until somebody asks for the credentials to be read again.
+fn asked(mut reload: Option<Reload>) -> impl AsyncFnMut() {
+    async move || match &mut reload {
+        Some(reload) => reload.asked().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -212,7 +212,9 @@ async fn reader(config: &ElasticsearchConfig, stop: &CancellationToken) -> Resul
     let mut config = config.clone();
     let verifier = config.verifier_auth.take();
     let has_own_key = verifier.is_some();
-    config.auth = verifier.or(config.auth);
+    if verifier.is_some() {
+        (config.auth, config.auth_file) = (verifier, None);
+    }
     let reached = reach_elasticsearch(&config, Patience::None, stop).await;
     let reached = reached.map_err(|failure| match failure {
         Failure::Failed(error) if has_own_key => {

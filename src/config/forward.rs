@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::HostUrl;
-use super::api_key;
+use super::auth::{self, Auth, AuthFile};
+use super::ca_fingerprint::CaFingerprint;
 use super::cloud_id::CloudId;
 use super::keys;
 use super::resolver::Resolver;
 use super::sources::Value;
 use super::values::{self, Problem};
 use crate::document::IndexPattern;
-use crate::secret::Secret;
 
 /// How to reach Elasticsearch, and how to write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +20,16 @@ pub struct ElasticsearchConfig {
     pub hosts: Vec<HostUrl>,
     /// Who we are; `None` where security is switched off, or a client certificate says it.
     pub auth: Option<Auth>,
+    /// Where `auth` was read from, if from a file.
+    pub auth_file: Option<AuthFile>,
     /// Who we are where `verify` reads, if somebody else.
     pub verifier_auth: Option<Auth>,
     /// A certificate to show.
     pub client_certificate: Option<ClientCertificate>,
-    /// CA certificates to trust instead of the system's.
+    /// CA certificates to trust beside those of the system.
     pub ca: Option<PathBuf>,
+    /// The CA certificate that the server must show, to trust beside those of the system.
+    pub ca_fingerprint: Option<CaFingerprint>,
     /// Name of the indices, with `%Y`, `%m` and `%d` for the event's date in UTC.
     pub index: IndexPattern,
     /// Whether requests are compressed; `None` leaves it to the host: not on this machine.
@@ -57,20 +61,6 @@ pub enum OldDays {
     Write,
     /// Leave them out.
     Skip,
-}
-
-/// What the `Authorization` header says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Auth {
-    /// A user of Elasticsearch.
-    Basic {
-        /// Has no colon.
-        user: String,
-        /// May have any character.
-        password: Secret,
-    },
-    /// What follows the word `ApiKey` in the header.
-    ApiKey(Secret),
 }
 
 /// PEM files of a client certificate.
@@ -106,8 +96,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// Reads the table; `None` if it names no host and need not.
 pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<ElasticsearchConfig> {
     let hosts = hosts(resolver, is_needed);
-    let auth = auth(resolver);
-    let verifier_auth = api_key(resolver, &keys::VERIFIER_API_KEY);
+    let (auth, auth_file) = auth::resolve(resolver).unzip();
+    let verifier_auth = auth::verifier(resolver);
     if auth.is_some() || verifier_auth.is_some() {
         for host in hosts.iter().flatten() {
             if !host.is_https() && !host.is_loopback() {
@@ -119,13 +109,8 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
         }
     }
     let client_certificate = client_certificate(resolver);
-    if resolver.is_set(&keys::CA_FINGERPRINT) {
-        resolver.wrong(
-            &keys::CA_FINGERPRINT,
-            "is not supported by this version; give the CA certificate itself as ca",
-        );
-    }
     let ca = resolver.optional(&keys::CA, values::path);
+    let ca_fingerprint = ca_fingerprint(resolver, hosts.as_deref());
     let index = resolver.value(&keys::INDEX, values::index_pattern);
     let gzip = resolver.optional(&keys::GZIP, values::boolean);
     let batch_bytes = resolver.value(&keys::BATCH_BYTES, values::bytes(64 << 10, 64 << 20));
@@ -155,9 +140,11 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
     Some(ElasticsearchConfig {
         hosts: hosts?,
         auth,
+        auth_file: auth_file.flatten(),
         verifier_auth,
         client_certificate,
         ca,
+        ca_fingerprint,
         index,
         gzip,
         batch_bytes: usize::try_from(batch_bytes).expect("at most 64 MiB"),
@@ -208,67 +195,17 @@ fn hosts(resolver: &mut Resolver, is_needed: bool) -> Option<Vec<HostUrl>> {
     Some(hosts)
 }
 
-fn auth(resolver: &mut Resolver) -> Option<Auth> {
-    for (key, other) in [
-        (&keys::API_KEY, &keys::USER),
-        (&keys::API_KEY, &keys::PASSWORD),
-        (&keys::API_KEY, &keys::CLOUD_AUTH),
-        (&keys::CLOUD_AUTH, &keys::USER),
-        (&keys::CLOUD_AUTH, &keys::PASSWORD),
-    ] {
-        resolver.exclude(key, other, "keep one way to log in");
+fn ca_fingerprint(resolver: &mut Resolver, hosts: Option<&[HostUrl]>) -> Option<CaFingerprint> {
+    resolver.exclude(&keys::CA_FINGERPRINT, &keys::CA, "keep one of them");
+    let fingerprint = resolver.optional(&keys::CA_FINGERPRINT, |value| {
+        CaFingerprint::parse(&values::text(value)?).map_err(|error| error.to_string())
+    });
+    if fingerprint.is_some() && hosts.is_some_and(|hosts| !hosts.iter().all(HostUrl::is_https)) {
+        let problem =
+            "goes with hosts of https:// alone: what is not encrypted shows no certificate";
+        resolver.wrong(&keys::CA_FINGERPRINT, problem);
     }
-    let user = resolver.unshown(&keys::USER, user);
-    let password = resolver.secret(&keys::PASSWORD);
-    match (
-        resolver.is_set(&keys::USER),
-        resolver.is_set(&keys::PASSWORD),
-    ) {
-        (true, false) => resolver.wrong(&keys::USER, "goes with password, which is not set"),
-        (false, true) => resolver.wrong(&keys::PASSWORD, "goes with user, which is not set"),
-        _ => {}
-    }
-    if let Some(secret) = resolver.secret(&keys::CLOUD_AUTH) {
-        return match secret.expose().split_once(':') {
-            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
-                Some(Auth::Basic {
-                    user: user.to_owned(),
-                    password: Secret::new(password),
-                })
-            }
-            _ => {
-                resolver.wrong(&keys::CLOUD_AUTH, "must be user:password");
-                None
-            }
-        };
-    }
-    if resolver.is_set(&keys::API_KEY) {
-        return api_key(resolver, &keys::API_KEY);
-    }
-    Some(Auth::Basic {
-        user: user?,
-        password: password?,
-    })
-}
-
-fn api_key(resolver: &mut Resolver, key: &keys::Key) -> Option<Auth> {
-    let secret = resolver.secret(key)?;
-    match api_key::header_form(secret.expose()) {
-        Ok(secret) => Some(Auth::ApiKey(secret)),
-        Err(error) => {
-            resolver.wrong(key, error.to_string());
-            None
-        }
-    }
-}
-
-/// HTTP ends the user at the first colon.
-fn user(value: &Value) -> Result<String, Problem> {
-    let user = values::text(value)?;
-    if user.contains(':') {
-        return Err("must not contain a colon; user:password together is cloud-auth".to_owned());
-    }
-    Ok(user)
+    fingerprint
 }
 
 fn client_certificate(resolver: &mut Resolver) -> Option<ClientCertificate> {

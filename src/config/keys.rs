@@ -256,9 +256,9 @@ table! {
     CLIENT_KEY = key("forward.elasticsearch.client-key", Kind::Path, Group::Elasticsearch,
         "Private key of the client certificate");
     CA = key("forward.elasticsearch.ca", Kind::Path, Group::Elasticsearch,
-        "CA certificates to trust for Elasticsearch; the system's if not set");
-    CA_FINGERPRINT = key("forward.elasticsearch.ca-fingerprint", Kind::Text, Group::Later,
-        "SHA-256 of the CA certificate to trust; refused for now: give the certificate as ca");
+        "CA certificates to trust for Elasticsearch beside the system's");
+    CA_FINGERPRINT = key("forward.elasticsearch.ca-fingerprint", Kind::Text, Group::Elasticsearch,
+        "SHA-256 of a CA certificate that Elasticsearch must show, to trust in place of ca");
     INDEX = key("forward.elasticsearch.index", Kind::Text, Group::Elasticsearch,
         "Index name; %Y, %m and %d stand for the event's own date in UTC")
         .default("audit-events-%Y.%m.%d");

@@ -1,5 +1,7 @@
 //! Reads one setting after the other and keeps every mistake instead of stopping at the first.
 
+use std::path::PathBuf;
+
 use super::keys::Key;
 use super::mistakes::{Mistake, Mistakes, Origin, Warning, in_one_line};
 use super::secret_file;
@@ -140,6 +142,14 @@ impl Resolver {
         };
         self.wrong(key, problem);
         None
+    }
+
+    /// The file that a secret was read from, if it was.
+    pub(super) fn secret_path(&self, key: &Key) -> Option<PathBuf> {
+        match &self.setting(key)?.value {
+            Value::Text(text) => text.strip_prefix(FILE_PREFIX).map(PathBuf::from),
+            _ => None,
+        }
     }
 
     /// A mistake about a setting that was made, shown without its value.

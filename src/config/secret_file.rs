@@ -12,9 +12,11 @@ const MOST_BYTES: u64 = 64 * 1024;
 
 /// Why a secret cannot be taken from a file.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SecretFileError {
+pub enum SecretFileError {
+    /// The system says why.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
+    /// There may be text below.
     #[error("its first line is empty")]
     Empty,
 }

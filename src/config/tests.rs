@@ -315,7 +315,7 @@ for = "a while"
     DIR/config.toml:24: forward.elasticsearch.hosts: "localhost:9200" must begin with http:// or https://
     DIR/config.toml:24: forward.elasticsearch.hosts: host 2 holds a user or password; move them to user and password (or cloud-auth, or api-key)
     DIR/config.toml:24: forward.elasticsearch.hosts: https://a/ is given twice
-    DIR/config.toml:25: forward.elasticsearch.ca-fingerprint: is not supported by this version; give the CA certificate itself as ca
+    DIR/config.toml:25: forward.elasticsearch.ca-fingerprint = "00:11": must be the SHA-256 of a CA certificate: 64 hexadecimal digits, with or without colons
     DIR/config.toml:26: forward.elasticsearch.index = "Audit-%Y": 'A' cannot be part of an index name, which must be in lower case
     DIR/config.toml:27: forward.elasticsearch.gzip = 1: must be true or false
     DIR/config.toml:28: forward.elasticsearch.batch-bytes = 1024: must be from 64KiB to 64MiB
@@ -640,6 +640,7 @@ bytes-per-second = "10MB"
                         [secret],
                     ),
                 ),
+                auth_file: None,
                 verifier_auth: Some(
                     ApiKey(
                         [secret],
@@ -654,6 +655,7 @@ bytes-per-second = "10MB"
                 ca: Some(
                     "/es-ca.crt",
                 ),
+                ca_fingerprint: None,
                 index: "teleport-%Y.%m.%d",
                 gzip: Some(
                     false,

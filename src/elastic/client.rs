@@ -3,45 +3,43 @@
 //! The `elasticsearch` crate makes one attempt, knows no time limit of its own, gives `Ok` for any
 //! status and does not follow which host is well; so time limits, fail-over and the reading of
 //! statuses are here, one transport for each host. Retries are the caller's.
+//!
+//! One host is asked for as long as it answers; then the next, and so on around, so that one that
+//! was away is asked again once the others fail.
 
+mod access;
 mod error;
+mod fresh;
+mod pinned;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use elasticsearch::auth::{ClientCertificate, Credentials};
-use elasticsearch::cert::{Certificate, CertificateValidation};
 pub use elasticsearch::http::Method;
-use elasticsearch::http::Url;
-use elasticsearch::http::headers::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
-};
-use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 use serde_json::Value;
 
-use crate::config::{Auth, ElasticsearchConfig};
+use crate::config::{ElasticsearchConfig, HostUrl};
 use crate::elastic::assets::Version;
 
 pub use self::error::{ClientError, ErrorAnswer, ServerError};
 
-/// A cluster's way in.
-#[derive(Debug)]
-pub struct Client {
-    hosts: Vec<Host>,
-    /// The host that answered last.
-    current: AtomicUsize,
-    timeout: Duration,
-}
+use self::access::{Access, Files};
+
+/// A cluster's way in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Shared>);
 
 #[derive(Debug)]
-struct Host {
-    url: Url,
-    transport: Transport,
-    is_loopback: bool,
+struct Shared {
+    config: ElasticsearchConfig,
+    /// Made with what the files held last that was good. Replaced as a whole.
+    access: Mutex<Arc<Access>>,
+    /// The place of the host that answered last.
+    current: AtomicUsize,
 }
 
 /// What Elasticsearch, or whatever sits there, answered.
@@ -71,62 +69,23 @@ pub enum Body {
 }
 
 impl Client {
-    /// Builds one transport for each host. Connects nowhere yet.
+    /// Prepares one transport for each host. Connects nowhere yet.
     ///
     /// # Errors
-    /// If a certificate file cannot be read or used.
+    /// If a file cannot be read or used.
     pub fn new(config: &ElasticsearchConfig) -> Result<Self, ClientError> {
-        let identity = match &config.client_certificate {
-            Some(files) => {
-                let mut pem = read("the client certificate", &files.certificate)?;
-                pem.push(b'\n');
-                pem.extend(read("the client key", &files.key)?);
-                Some(pem)
-            }
-            None => None,
-        };
-        let mut headers = HeaderMap::new();
-        if let Some(auth) = &config.auth {
-            let mut value = HeaderValue::from_str(&authorization(auth))
-                .expect("base64 and ASCII words are legal in a header");
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        let mut hosts = Vec::new();
-        for host in &config.hosts {
-            let url = Url::parse(host.as_str()).expect("the configuration has checked it");
-            let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()))
-                .headers(headers.clone())
-                .timeout(config.request_timeout);
-            if host.is_loopback() {
-                // A proxy for the outside must not see what stays on this machine.
-                builder = builder.disable_proxy();
-            }
-            if let Some(path) = &config.ca {
-                let ca = pem("the certificate authority", path, Certificate::from_pem)?;
-                builder = builder.cert_validation(CertificateValidation::Full(ca));
-            }
-            if let Some(pem) = &identity {
-                let certificate = ClientCertificate::Pem(pem.clone());
-                builder = builder.auth(Credentials::Certificate(certificate));
-            }
-            let transport = builder.build().map_err(|source| ClientError::Build {
-                url: url.clone(),
-                source,
-            })?;
-            let is_loopback = host.is_loopback();
-            hosts.push(Host {
-                url,
-                transport,
-                is_loopback,
-            });
-        }
-        assert!(!hosts.is_empty(), "the configuration demands a host");
-        Ok(Self {
-            hosts,
+        assert!(!config.hosts.is_empty(), "the configuration demands a host");
+        let access = Access::new(config, Files::read(config)?)?;
+        Ok(Self(Arc::new(Shared {
+            config: config.clone(),
+            access: Mutex::new(Arc::new(access)),
             current: AtomicUsize::new(0),
-            timeout: config.request_timeout,
-        })
+        })))
+    }
+
+    fn access(&self) -> Arc<Access> {
+        let access = self.0.access.lock();
+        access.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One request; goes on to the next host where one gives no answer.
@@ -139,12 +98,22 @@ impl Client {
         path: &str,
         body: Body,
     ) -> Result<Answer, ClientError> {
-        let first = self.current.load(Ordering::Relaxed);
+        self.request_by(&self.access(), method, path, body).await
+    }
+
+    async fn request_by(
+        &self,
+        access: &Access,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<Answer, ClientError> {
+        let (hosts, current) = (&access.hosts, &self.0.current);
+        let first = current.load(Ordering::Relaxed);
         let mut last = None;
-        for turn in 0..self.hosts.len() {
-            let place = (first + turn) % self.hosts.len();
-            let host = &self.hosts[place];
-            match self.ask(host, method, path, body.clone()).await {
+        for turn in 0..hosts.len() {
+            let place = (first + turn) % hosts.len();
+            match hosts[place].ask(method, path, body.clone()).await {
                 Ok(answer) => {
                     // One that is starting, stopping or behind a broken proxy answers with these:
                     // it is not asked again before the others.
@@ -153,78 +122,25 @@ impl Client {
                     } else {
                         place
                     };
-                    self.current
-                        .store(next % self.hosts.len(), Ordering::Relaxed);
+                    current.store(next % hosts.len(), Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error) => last = Some(ClientError::no_answer(&host.url, &error)),
+                Err(failed) => last = Some(failed),
             }
         }
         // Whoever comes next starts with another host than the one that failed first.
-        self.current
-            .store((first + 1) % self.hosts.len(), Ordering::Relaxed);
+        current.store((first + 1) % hosts.len(), Ordering::Relaxed);
         Err(last.expect("there is a host"))
-    }
-
-    async fn ask(
-        &self,
-        host: &Host,
-        method: Method,
-        path: &str,
-        body: Body,
-    ) -> Result<Answer, elasticsearch::Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let ndjson = HeaderValue::from_static("application/x-ndjson");
-        let bytes = match body {
-            Body::Empty => None,
-            Body::Json(bytes) => {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                Some(bytes)
-            }
-            Body::Ndjson(bytes) => {
-                headers.insert(CONTENT_TYPE, ndjson);
-                Some(bytes)
-            }
-            Body::GzippedNdjson(bytes) => {
-                headers.insert(CONTENT_TYPE, ndjson);
-                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                Some(bytes)
-            }
-        };
-        let response = host
-            .transport
-            .send(
-                method,
-                path,
-                headers,
-                None::<&()>,
-                bytes,
-                Some(self.timeout),
-            )
-            .await?;
-        let status = response.status_code().as_u16();
-        let product = response.headers().get("x-elastic-product");
-        let is_elasticsearch = product.is_some_and(|name| name == "Elasticsearch");
-        let retry_after = response.headers().get(RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| seconds_or_date(value.to_str().ok()?));
-        let body = response.bytes().await?;
-        Ok(Answer {
-            status,
-            body,
-            is_elasticsearch,
-            retry_after,
-        })
     }
 
     /// The first host's address, for messages.
     pub fn address(&self) -> &str {
-        self.hosts[0].url.as_str()
+        self.0.config.hosts[0].as_str()
     }
 
     /// All hosts are on this machine.
     pub fn is_local(&self) -> bool {
-        self.hosts.iter().all(|host| host.is_loopback)
+        self.0.config.hosts.iter().all(HostUrl::is_loopback)
     }
 
     /// Asks the cluster who it is.
@@ -233,9 +149,7 @@ impl Client {
     /// If there is no answer, it is no Elasticsearch, it is too old, or refuses the credentials.
     pub async fn server(&self) -> Result<Server, ServerError> {
         let answer = self.request(Method::Get, "/", Body::Empty).await?;
-        let url = self.hosts[self.current.load(Ordering::Relaxed)]
-            .url
-            .as_str();
+        let url = self.0.config.hosts[self.0.current.load(Ordering::Relaxed)].as_str();
         let error = ErrorAnswer::read(&answer);
         match answer.status {
             401 => {
@@ -364,46 +278,6 @@ pub struct Lacking {
     pub index: Vec<&'static str>,
 }
 
-/// The value of a `Retry-After`: a count of seconds, or a date.
-fn seconds_or_date(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::parse_from_rfc2822(text).ok()?;
-    (date.to_utc() - Utc::now()).to_std().ok()
-}
-
-fn read(what: &'static str, path: &PathBuf) -> Result<Vec<u8>, ClientError> {
-    std::fs::read(path).map_err(|source| ClientError::File {
-        what,
-        path: path.clone(),
-        source,
-    })
-}
-
-fn pem<T>(
-    what: &'static str,
-    path: &PathBuf,
-    parse: impl Fn(&[u8]) -> Result<T, elasticsearch::Error>,
-) -> Result<T, ClientError> {
-    parse(&read(what, path)?).map_err(|source| ClientError::Pem {
-        what,
-        path: path.clone(),
-        source,
-    })
-}
-
-fn authorization(auth: &Auth) -> String {
-    use base64::Engine;
-    match auth {
-        Auth::Basic { user, password } => {
-            let pair = format!("{user}:{}", password.expose());
-            format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(pair))
-        }
-        Auth::ApiKey(key) => format!("ApiKey {}", key.expose()),
-    }
-}
-
 /// Who the cluster says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -419,20 +293,5 @@ pub const OLDEST: Version = Version::new(8, 4, 1);
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_retry_after_is_seconds_or_a_date() {
-        assert_eq!(seconds_or_date("120"), Some(Duration::from_secs(120)));
-        let later = seconds_or_date("Fri, 31 Dec 9999 23:59:59 GMT");
-        assert!(later.is_some_and(|later| later > Duration::from_secs(3600)));
-        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "-1", "soon", ""] {
-            assert_eq!(seconds_or_date(text), None, "{text}");
-        }
     }
 }

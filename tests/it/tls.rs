@@ -1,189 +1,249 @@
-//! HTTPS to Elasticsearch: an authority of one's own, one that is not trusted, a client
-//! certificate beside an API key. The server is the stand-in behind a TLS listener.
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+//! HTTPS to Elasticsearch: authorities of one's own, by certificate and by fingerprint, names,
+//! client certificates, and an HTTP proxy on the way. The server is the stand-in behind a listener
+//! that ends TLS.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::RootCertStore;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
+use insta::assert_snapshot;
+use teleport_event_indexer::config::CaFingerprint;
 use teleport_event_indexer::demo::elastic::{
     Credentials, ElasticsearchOptions, StandInElasticsearch,
 };
+use teleport_event_indexer::demo::proxy::StandInHttpProxy;
 use teleport_event_indexer::secret::Secret;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
-use super::support::program::Indexer;
+use crate::support::listener::{Authority, Listener};
+use crate::support::program::Indexer;
+use crate::support::stand_ins::{NOBODY, block_on, elasticsearch};
 
-pub(super) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pub(super) pem: String,
+const NAMES: &[&str] = &["127.0.0.1"];
+
+fn server() -> StandInElasticsearch {
+    elasticsearch(ElasticsearchOptions::default())
 }
 
-impl Authority {
-    pub(super) fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    /// A certificate for these names and its key.
-    fn leaf(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let names = names
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect::<Vec<_>>();
-        let params = CertificateParams::new(names).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
-    }
+/// Runs `install` and tells its exit code and what it said, but for the line on the connection.
+fn install(indexer: &Indexer, hosts: &str, more: &[&str]) -> (Option<i32>, String) {
+    let args = ["install", "--elasticsearch-hosts", hosts];
+    let output = indexer.run(&[&args[..], more].concat());
+    let lines = output.stderr.lines();
+    let lines = lines.filter(|line| !line.contains("connected to Elasticsearch"));
+    let said: Vec<&str> = lines.collect();
+    (output.code, said.join("\n"))
 }
 
-/// Ends TLS before `target`; asks clients for a certificate of `clients` if there is such.
-pub(super) async fn tls_before(
-    target: SocketAddr,
-    authority: &Authority,
-    names: &[&str],
-    clients: Option<&Authority>,
-) -> SocketAddr {
-    let (certificate, key) = authority.leaf(names);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap();
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(clients) => {
-            let mut roots = RootCertStore::empty();
-            let pem = clients.pem.as_bytes();
-            let der = rustls::pki_types::pem::PemObject::from_pem_slice(pem).unwrap();
-            roots.add(der).unwrap();
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.unwrap())
-        }
-    };
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = builder
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut client) = acceptor.accept(client).await else {
-                    return;
-                };
-                let Ok(mut server) = TcpStream::connect(target).await else {
-                    return;
-                };
-                // Either side may go away at any time; that is what ends the copy.
-                drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
-            });
-        }
-    });
-    address
+fn succeeds(indexer: &Indexer, hosts: &str, more: &[&str]) {
+    let (code, said) = install(indexer, hosts, more);
+    assert_eq!(code, Some(0), "{said}");
 }
 
-async fn install(indexer: Arc<Indexer>, args: Vec<String>) -> (Option<i32>, String) {
-    tokio::task::spawn_blocking(move || {
-        let args: Vec<&str> = ["install"]
-            .into_iter()
-            .chain(args.iter().map(|a| &**a))
-            .collect();
-        let output = indexer.run(&args);
-        (output.code, output.stderr)
-    })
-    .await
-    .unwrap()
+/// What is said of a failure at `hosts`.
+fn fails(indexer: &Indexer, hosts: &str, more: &[&str]) -> String {
+    let (code, said) = install(indexer, hosts, more);
+    assert_eq!(code, Some(1), "{said}");
+    said.replace(hosts, "HOST")
 }
 
-fn flags(address: SocketAddr, more: &[(&str, &str)]) -> Vec<String> {
-    let hosts = format!("https://127.0.0.1:{}", address.port());
-    let mut flags = vec!["--elasticsearch-hosts".to_owned(), hosts];
-    for (flag, value) in more {
-        flags.extend([(*flag).to_owned(), (*value).to_owned()]);
-    }
-    flags
+fn https(listener: &Listener) -> String {
+    format!("https://{}", listener.address)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_own_authority_is_trusted_and_no_other() {
-    let server = StandInElasticsearch::start(ElasticsearchOptions::default())
-        .await
-        .unwrap();
+#[test]
+fn an_own_authority_is_trusted_and_no_other() {
+    let server = server();
     let (ours, other) = (Authority::new(), Authority::new());
-    let address = tls_before(server.address(), &ours, &["127.0.0.1"], None).await;
-    let misnamed = tls_before(server.address(), &ours, &["elsewhere.example"], None).await;
-    let indexer = Arc::new(Indexer::new());
+    let good = Listener::before(server.address(), ours.ends_tls(NAMES, None));
+    let misnamed = ours.ends_tls(&["elsewhere.example"], None);
+    let misnamed = Listener::before(server.address(), misnamed);
+    let indexer = Indexer::new();
     indexer.write("ca.pem", &ours.pem);
     indexer.write("other.pem", &other.pem);
+    indexer.write("both.pem", &format!("{}{}", other.pem, ours.pem));
 
-    let ca = ("--elasticsearch-ca", "ca.pem");
-    let (code, stderr) = install(indexer.clone(), flags(address, &[ca])).await;
-    assert_eq!(code, Some(0), "{stderr}");
+    let ca = ["--elasticsearch-ca", "ca.pem"];
+    succeeds(&indexer, &https(&good), &ca);
+    let both = ["--elasticsearch-ca", "both.pem"];
+    succeeds(&indexer, &https(&good), &both);
+    assert_snapshot!(fails(&indexer, &https(&good), &[]), @"
+    error: no answer from Elasticsearch at HOST/: its certificate comes from an authority that is not trusted here
+    hint: give that authority's certificate as ca in [forward.elasticsearch]
+    ");
+    let other = ["--elasticsearch-ca", "other.pem"];
+    assert_snapshot!(fails(&indexer, &https(&good), &other), @"
+    error: no answer from Elasticsearch at HOST/: its certificate comes from an authority that is not trusted here
+    hint: give that authority's certificate as ca in [forward.elasticsearch]
+    ");
+    assert_snapshot!(fails(&indexer, &https(&misnamed), &ca), @"
+    error: no answer from Elasticsearch at HOST/: its certificate is for another name
+    hint: write the certificate's name into hosts in [forward.elasticsearch]
+    ");
 
-    let untrusted = "its certificate comes from an authority that is not trusted here";
-    let (code, stderr) = install(indexer.clone(), flags(address, &[])).await;
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains(untrusted), "{stderr}");
-    let other = ("--elasticsearch-ca", "other.pem");
-    let (code, stderr) = install(indexer.clone(), flags(address, &[other])).await;
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains(untrusted), "{stderr}");
-
-    let (code, stderr) = install(indexer.clone(), flags(misnamed, &[ca])).await;
-    assert_eq!(code, Some(1), "{stderr}");
-    let wrong_name = "its certificate is for another name";
-    assert!(stderr.contains(wrong_name), "{stderr}");
+    // The system's own authorities, which here are these.
+    let indexer = indexer.env("SSL_CERT_FILE", "ca.pem");
+    succeeds(&indexer, &https(&good), &[]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_certificate_goes_beside_an_api_key() {
+#[test]
+fn an_authority_is_known_by_its_fingerprint() {
+    let server = server();
+    let (ours, other) = (Authority::new(), Authority::new());
+    let clients = Authority::new();
+    let good = Listener::before(server.address(), ours.ends_tls(NAMES, None));
+    let misnamed = ours.ends_tls(&["elsewhere.example"], None);
+    let misnamed = Listener::before(server.address(), misnamed);
+    let asks = ours.ends_tls(NAMES, Some(&clients));
+    let asks = Listener::before(server.address(), asks);
+    let indexer = Indexer::new();
+    let (certificate, key) = clients.leaf(&["indexer"]);
+    indexer.write("client.crt", &certificate.pem());
+    indexer.write("client.key", &key.serialize_pem());
+
+    let ours = CaFingerprint::of(&ours.der()).to_string();
+    let by = |fingerprint: &str| format!("--elasticsearch-ca-fingerprint={fingerprint}");
+    let with_colons = by(&ours);
+    succeeds(&indexer, &https(&good), &[&with_colons]);
+    let bare = by(&ours.replace(':', "").to_lowercase());
+    succeeds(&indexer, &https(&good), &[&bare]);
+    let files = [
+        "--elasticsearch-client-cert=client.crt",
+        "--elasticsearch-client-key=client.key",
+    ];
+    let with_files = [&[&*with_colons][..], &files].concat();
+    succeeds(&indexer, &https(&asks), &with_files);
+
+    let other = by(&CaFingerprint::of(&other.der()).to_string());
+    let said = fails(&indexer, &https(&good), &[&other]);
+    let (said, theirs) = said.split_once("theirs: ").unwrap_or((&said, ""));
+    assert_snapshot!(said, @"error: no answer from Elasticsearch at HOST/: no certificate that it shows has the fingerprint ca-fingerprint; ");
+    let (theirs, hint) = theirs.split_once('\n').unwrap_or((theirs, ""));
+    let (leaf, authority) = theirs.split_once(", ").unwrap_or((theirs, ""));
+    assert_eq!((leaf.len(), authority), (ours.len(), &*ours));
+    assert_snapshot!(hint, @"hint: compare with `openssl x509 -noout -fingerprint -sha256 -in http_ca.crt`; where the server shows its own certificate alone, give its CA's as ca");
+    // Trusted for its own names alone.
+    assert_snapshot!(fails(&indexer, &https(&misnamed), &[&with_colons]), @"
+    error: no answer from Elasticsearch at HOST/: its certificate is for another name
+    hint: write the certificate's name into hosts in [forward.elasticsearch]
+    ");
+    assert_snapshot!(fails(&indexer, &server.url().replace("http:", "https:"), &[&with_colons]), @"
+    error: no answer from Elasticsearch at HOST/: it does not speak TLS
+    hint: check hosts in [forward.elasticsearch]: http:// in place of https://?
+    ");
+    assert_snapshot!(fails(&indexer, &format!("https://{NOBODY}"), &[&with_colons]), @"
+    error: no answer from Elasticsearch at HOST/: nothing listens there
+    hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    ");
+    let (code, said) = install(
+        &indexer,
+        &server.url(),
+        &[&bare, "--elasticsearch-ca=ca.pem"],
+    );
+    assert_eq!(code, Some(2));
+    assert_snapshot!(said, @"
+    error: --elasticsearch-ca-fingerprint: excludes --elasticsearch-ca; keep one of them
+    error: --elasticsearch-ca-fingerprint: goes with hosts of https:// alone: what is not encrypted shows no certificate
+    ");
+}
+
+#[test]
+fn a_client_certificate_goes_beside_an_api_key() {
     let credentials = Credentials::ApiKey {
         id: "id".into(),
         key: Secret::new("s3cret"),
     };
-    let options = ElasticsearchOptions {
+    let server = elasticsearch(ElasticsearchOptions {
         credentials: Some(credentials),
         ..ElasticsearchOptions::default()
-    };
-    let server = StandInElasticsearch::start(options).await.unwrap();
+    });
     let (ours, clients) = (Authority::new(), Authority::new());
-    let address = tls_before(server.address(), &ours, &["127.0.0.1"], Some(&clients)).await;
-    let indexer = Arc::new(Indexer::new());
+    let conduct = ours.ends_tls(NAMES, Some(&clients));
+    let listener = Listener::before(server.address(), conduct);
+    let host = https(&listener);
+    let indexer = Indexer::new();
     let (certificate, key) = clients.leaf(&["indexer"]);
     indexer.write("ca.pem", &ours.pem);
     indexer.write("client.crt", &certificate.pem());
-    indexer.write("client.key", &key.serialize_pem());
-    indexer.write("api-key", "id:s3cret\n");
+    indexer.write_private("client.key", &key.serialize_pem());
+    indexer.write_private("api-key", "id:s3cret\n");
+    indexer.write_private("encoded", "ApiKey aWQ6czNjcmV0\n");
 
-    let ca = ("--elasticsearch-ca", "ca.pem");
-    let key = ("--elasticsearch-api-key", "file:api-key");
-    let certificate = [
-        ("--elasticsearch-client-cert", "client.crt"),
-        ("--elasticsearch-client-key", "client.key"),
+    let ca = "--elasticsearch-ca=ca.pem";
+    let key = "--elasticsearch-api-key=file:api-key";
+    let files = [
+        "--elasticsearch-client-cert=client.crt",
+        "--elasticsearch-client-key=client.key",
     ];
-    let with_all = [&[ca, key][..], &certificate].concat();
-    let (code, stderr) = install(indexer.clone(), flags(address, &with_all)).await;
-    assert_eq!(code, Some(0), "{stderr}");
+    succeeds(&indexer, &host, &[&[ca, key][..], &files].concat());
+    let encoded = "--elasticsearch-api-key=file:encoded";
+    succeeds(&indexer, &host, &[&[ca, encoded][..], &files].concat());
 
-    let (code, stderr) = install(indexer.clone(), flags(address, &[ca, key])).await;
-    assert_eq!(code, Some(1), "{stderr}");
-    let without_key = [&[ca][..], &certificate].concat();
-    let (code, stderr) = install(indexer.clone(), flags(address, &without_key)).await;
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("refuses the credentials"), "{stderr}");
-    assert!(!stderr.contains("s3cret"), "{stderr}");
+    assert_snapshot!(fails(&indexer, &host, &[ca, key]), @"
+    error: no answer from Elasticsearch at HOST/: it asks for a client certificate
+    hint: set client-cert and client-key in [forward.elasticsearch]
+    ");
+    assert_snapshot!(fails(&indexer, &host, &[&[ca][..], &files].concat()), @"
+    error: Elasticsearch at HOST/ refuses the credentials: status 401, security_exception: missing authentication credentials for REST request [/]
+    hint: check user and password, or api-key, in [forward.elasticsearch]
+    ");
+    // Of another authority, and of another key.
+    let (stranger, key_of_stranger) = Authority::new().leaf(&["indexer"]);
+    indexer.write("client.crt", &stranger.pem());
+    let (code, said) = install(&indexer, &host, &[&[ca, key][..], &files].concat());
+    assert_eq!(code, Some(2));
+    assert_snapshot!(said.replace(&host, "HOST"), @"
+    error: the client certificate client.crt and the key client.key do not belong together
+    hint: check ca, client-cert and client-key in [forward.elasticsearch]
+    ");
+    indexer.write_private("client.key", &key_of_stranger.serialize_pem());
+    assert_snapshot!(fails(&indexer, &host, &[&[ca, key][..], &files].concat()), @"
+    error: no answer from Elasticsearch at HOST/: it does not accept our client certificate
+    hint: give one of an authority that it trusts as client-cert and client-key in [forward.elasticsearch]
+    ");
+}
+
+/// Names that only the proxy can resolve.
+#[test]
+fn an_http_proxy_leads_to_elasticsearch_and_not_to_this_machine() {
+    const HOST: &str = "https://elasticsearch.invalid:9200";
+    let server = server();
+    let ours = Authority::new();
+    let conduct = ours.ends_tls(&["elasticsearch.invalid", "127.0.0.1"], None);
+    let listener = Listener::before(server.address(), conduct);
+    // What curl makes of user:secret.
+    let start = StandInHttpProxy::start(listener.address, Some("Basic dXNlcjpzZWNyZXQ="));
+    let proxy = block_on(start).expect("there is a free port");
+    let indexer = Indexer::new();
+    indexer.write("ca.pem", &ours.pem);
+    let by_ca = ["--elasticsearch-ca=ca.pem"];
+    let fingerprint = CaFingerprint::of(&ours.der());
+    let by_fingerprint = [&*format!("--elasticsearch-ca-fingerprint={fingerprint}")];
+    let with = |user: &str| format!("http://{user}{}", proxy.address());
+    let indexer = indexer.env("HTTPS_PROXY", &with("user:secret@"));
+    for trust in [&by_ca, &by_fingerprint] {
+        let n_asked = proxy.asked().len();
+        succeeds(&indexer, HOST, trust);
+        let asked = proxy.asked();
+        assert!(asked.len() > n_asked);
+        for asked in asked {
+            assert_eq!(asked, "CONNECT elasticsearch.invalid:9200 HTTP/1.1");
+        }
+    }
+    let n_asked = proxy.asked().len();
+    succeeds(&indexer, &https(&listener), &by_ca);
+    assert_eq!(proxy.asked().len(), n_asked);
+
+    let indexer = indexer.env("HTTPS_PROXY", &with(""));
+    let said = fails(&indexer, HOST, &by_ca);
+    let said = said.replace(&proxy.address().to_string(), "PROXY");
+    assert_snapshot!(said, @"
+    error: no answer from Elasticsearch at HOST/ by way of the HTTP proxy PROXY: the proxy wants a user and password
+    hint: set HTTPS_PROXY=http://user:password@host:port
+    ");
+    let indexer = indexer.env("HTTPS_PROXY", &format!("http://user:secret@{NOBODY}"));
+    assert_snapshot!(fails(&indexer, HOST, &by_ca), @"
+    error: no answer from Elasticsearch at HOST/ by way of the HTTP proxy 127.0.0.1:1: nothing listens there
+    hint: check HTTPS_PROXY, or name the host in NO_PROXY if it can be reached without
+    ");
+    let indexer = indexer.env("NO_PROXY", "elasticsearch.invalid");
+    assert_snapshot!(fails(&indexer, HOST, &by_ca), @"
+    error: no answer from Elasticsearch at HOST/: the name does not resolve
+    hint: check hosts (or cloud-id) in [forward.elasticsearch]
+    ");
 }

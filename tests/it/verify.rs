@@ -362,7 +362,7 @@ fn elasticsearch_away_for_a_moment_is_no_hole() {
 #[test]
 fn the_stand_in_answers_as_elasticsearch_does() {
     let rig = Rig::new("", "");
-    let address = rig.elasticsearch_address();
+    let address = rig.elasticsearch_address().to_string();
     let stand_in = |method: &str, path: &str, body: &str| {
         let kind = if path.contains("_bulk") {
             "content-type: application/x-ndjson"

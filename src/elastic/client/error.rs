@@ -11,6 +11,7 @@ use thiserror::Error;
 use tracing::debug;
 
 use super::{Answer, OLDEST};
+use crate::config::{AuthFileError, CaFingerprint};
 use crate::elastic::assets::Version;
 use crate::output::{Chain, RAISE_OPEN_FILES};
 
@@ -38,6 +39,34 @@ pub enum ClientError {
         /// What is wrong with it.
         #[source]
         source: elasticsearch::Error,
+    },
+    /// A certificate and a key that are no pair, or one of them is none.
+    #[error("the client certificate {} and the key {} {problem}", certificate.display(), key.display())]
+    Identity {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The file of a secret cannot be used.
+    #[error(transparent)]
+    Auth(AuthFileError),
+    /// The server wants other credentials than those in the files now.
+    #[error("Elasticsearch refuses those in the files now: {0}")]
+    Refused(ErrorAnswer),
+    /// The server shows none with the fingerprint that is trusted.
+    #[error(
+        "no answer from Elasticsearch at {url}: no certificate that it shows has the fingerprint \
+         ca-fingerprint; theirs: {}",
+        shown(others)
+    )]
+    OtherCertificates {
+        /// The host.
+        url: String,
+        /// The fingerprints of those that it shows: first its own, then those of its CAs, if any.
+        others: Vec<CaFingerprint>,
     },
     /// The transport does not accept the settings.
     #[error("cannot set up the connection to {url}")]
@@ -67,33 +96,96 @@ impl ClientError {
     /// What somebody should do; `None` where the message says it all.
     pub fn mend(&self) -> Option<&'static str> {
         match self {
-            Self::File { .. } | Self::Pem { .. } => {
+            Self::File { .. } | Self::Pem { .. } | Self::Identity { .. } => {
                 Some("check ca, client-cert and client-key in [forward.elasticsearch]")
             }
+            Self::Auth(_) => Some("check the files named by password, cloud-auth or api-key"),
+            Self::OtherCertificates { .. } => Some(
+                "compare with `openssl x509 -noout -fingerprint -sha256 -in http_ca.crt`; where \
+                 the server shows its own certificate alone, give its CA's as ca",
+            ),
             Self::NoAnswer { mend, .. } => Some(mend),
-            Self::Build { .. } | Self::Unfit(_) => None,
+            Self::Build { .. } | Self::Refused(_) | Self::Unfit(_) => None,
         }
     }
 
     /// The crate's error names three layers of libraries before it comes to the point.
-    pub(super) fn no_answer(url: &Url, error: &elasticsearch::Error) -> Self {
+    pub(super) fn no_answer(
+        url: &Url,
+        http_proxy: Option<&str>,
+        error: &(dyn Error + 'static),
+    ) -> Self {
         debug!("no answer from {url}: {}", Chain(error));
         let (reason, mend) = explain(error);
-        Self::NoAnswer {
-            url: url.to_string(),
-            reason,
-            mend,
+        match http_proxy {
+            None => Self::NoAnswer {
+                url: url.to_string(),
+                reason,
+                mend,
+            },
+            Some(http_proxy) => Self::NoAnswer {
+                url: format!("{url} by way of the HTTP proxy {http_proxy}"),
+                reason,
+                // With a proxy nothing else of ours is resolved or connected to.
+                mend: if mend == CHECK_HOSTS || mend == CHECK_THAT_IT_RUNS {
+                    CHECK_PROXY
+                } else {
+                    mend
+                },
+            },
         }
     }
 }
 
+const CHECK_HOSTS: &str = "check hosts (or cloud-id) in [forward.elasticsearch]";
+
+const CHECK_THAT_IT_RUNS: &str =
+    "check hosts in [forward.elasticsearch], and that Elasticsearch runs there";
+
+const CHECK_PROXY: &str =
+    "check HTTPS_PROXY, or name the host in NO_PROXY if it can be reached without";
+
+fn shown(fingerprints: &[CaFingerprint]) -> String {
+    let shown = fingerprints.iter().map(CaFingerprint::to_string);
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 /// What the crate's error means in plain words, and what to do about it.
-fn explain(error: &elasticsearch::Error) -> (String, &'static str) {
+fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
     let text = Chain(error).to_string();
     let has = |part: &str| text.contains(part);
-    let check_hosts = "check hosts (or cloud-id) in [forward.elasticsearch]";
     // An authority made anew under its old name, as Elasticsearch's own are, gives the second.
-    let (reason, mend) = if has("UnknownIssuer") || has("BadSignature") {
+    let (reason, mend) = if let Some((_, alert)) = text.split_once("received fatal alert: ") {
+        match alert {
+            "CertificateRequired" => (
+                "it asks for a client certificate",
+                "set client-cert and client-key in [forward.elasticsearch]",
+            ),
+            "CertificateExpired" => (
+                "it says that our client certificate has expired",
+                "renew the files of client-cert and client-key in [forward.elasticsearch]",
+            ),
+            "UnknownCA"
+            | "BadCertificate"
+            | "CertificateUnknown"
+            | "CertificateRevoked"
+            | "UnsupportedCertificate"
+            | "DecryptError"
+            | "AccessDenied" => (
+                "it does not accept our client certificate",
+                "give one of an authority that it trusts as client-cert and client-key in \
+                 [forward.elasticsearch]",
+            ),
+            other => return (format!("it ended the TLS handshake: {other}"), CHECK_HOSTS),
+        }
+    } else if has("proxy authorization required") {
+        (
+            "the proxy wants a user and password",
+            "set HTTPS_PROXY=http://user:password@host:port",
+        )
+    } else if has("tunnel error: unsuccessful") {
+        ("the proxy does not let us through", CHECK_PROXY)
+    } else if has("UnknownIssuer") || has("BadSignature") {
         (
             "its certificate comes from an authority that is not trusted here",
             "give that authority's certificate as ca in [forward.elasticsearch]",
@@ -114,25 +206,22 @@ fn explain(error: &elasticsearch::Error) -> (String, &'static str) {
             "check hosts in [forward.elasticsearch]: http:// in place of https://?",
         )
     } else if has("Connection refused") {
-        (
-            "nothing listens there",
-            "check hosts in [forward.elasticsearch], and that Elasticsearch runs there",
-        )
+        ("nothing listens there", CHECK_THAT_IT_RUNS)
     } else if has("Too many open files") {
         ("too many open files", RAISE_OPEN_FILES)
     } else if has("failed to lookup address") || has("dns error") {
-        ("the name does not resolve", check_hosts)
+        ("the name does not resolve", CHECK_HOSTS)
     } else if has("timed out") {
         (
             "it did not answer in time",
             "see whether Elasticsearch is overloaded, or set request-timeout higher",
         )
     } else {
-        let mut cause: &dyn Error = error;
+        let mut cause = error;
         while let Some(next) = cause.source() {
             cause = next;
         }
-        return (cause.to_string(), check_hosts);
+        return (cause.to_string(), CHECK_HOSTS);
     };
     (reason.to_owned(), mend)
 }
@@ -197,6 +286,10 @@ impl ServerError {
             Self::Client(ClientError::NoAnswer { .. }) | Self::NotReady { .. } => true,
             Self::Client(
                 ClientError::File { .. }
+                | ClientError::Identity { .. }
+                | ClientError::Auth(_)
+                | ClientError::Refused(_)
+                | ClientError::OtherCertificates { .. }
                 | ClientError::Pem { .. }
                 | ClientError::Build { .. }
                 | ClientError::Unfit(_),

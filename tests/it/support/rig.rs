@@ -1,6 +1,7 @@
 //! The program between the project's own stand-ins, and a record of what must come out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Days, SecondsFormat, Utc};
@@ -125,14 +126,19 @@ batch-age = "20ms"
         self.auth.control()
     }
 
+    /// Where Elasticsearch listens.
+    pub(crate) fn elasticsearch_address(&self) -> SocketAddr {
+        self.elasticsearch.address()
+    }
+
+    /// The folder for the program.
+    pub(crate) fn indexer(&self) -> &Indexer {
+        &self.indexer
+    }
+
     /// What steers the stand-in Elasticsearch.
     pub(crate) fn elasticsearch(&self) -> &ElasticsearchControl {
         self.elasticsearch.control()
-    }
-
-    /// host:port of the stand-in Elasticsearch.
-    pub(crate) fn elasticsearch_address(&self) -> String {
-        self.elasticsearch.address().to_string()
     }
 
     /// Puts events into the audit log. Each must come out as a document.
