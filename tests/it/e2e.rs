@@ -4,7 +4,7 @@
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 
-use crate::support::elasticsearch::{Elasticsearch, NEWEST, Options, oldest};
+use crate::support::elasticsearch::{Elasticsearch, NEWEST, NEWEST_8, Options, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::journey::{Journey, days_ago};
 use crate::support::wait_until;
@@ -257,20 +257,31 @@ fn a_slow_stream_is_stored_as_it_comes_and_left_when_asked_to_end() {
 
 #[test]
 fn elasticsearch_may_be_killed_twice_in_mid_run() {
+    kill_elasticsearch(NEWEST, 2, 100_000);
+}
+
+#[test]
+fn the_newest_elasticsearch_8_may_be_killed_in_mid_run() {
+    kill_elasticsearch(NEWEST_8, 1, 30_000);
+}
+
+/// With security on: for a moment after its start a node refuses good credentials.
+fn kill_elasticsearch(version: &'static str, kills: u64, events: u64) {
     let Some(mut elasticsearch) = Elasticsearch::start(Options {
+        version,
         security: true,
         ..Options::default()
     }) else {
         return;
     };
-    let Some(teleport) = Api::Export.log(100_000, &["--chunk", "1000"]) else {
+    let Some(teleport) = Api::Export.log(events, &["--chunk", "1000"]) else {
         return;
     };
     let journey = Journey::new("e2e-restart", &teleport, &elasticsearch, &start_time());
     teleport.faults(&json!({"delay_per_event_us": 200}));
     let mut running = journey.spawn(&START);
-    for _ in 0..2 {
-        journey.wait_for_created(25_000, &mut running);
+    for _ in 0..kills {
+        journey.wait_for_created(events / 4, &mut running);
         elasticsearch.kill();
         let told = "bulk request failed, trying again";
         let failures = running.stderr().matches(told).count();
@@ -284,7 +295,7 @@ fn elasticsearch_may_be_killed_twice_in_mid_run() {
     }
     let output = running.wait();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
-    assert_eq!(journey.assert_complete(), 100_000);
+    assert_eq!(journey.assert_complete() as u64, events);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The way to Elasticsearch, who we are there, and what is found.
 
-use insta::assert_snapshot;
+use insta::{allow_duplicates, assert_snapshot};
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::certs::IdentityOptions;
 use teleport_event_indexer::demo::elastic::{Credentials, ElasticsearchOptions};
 use teleport_event_indexer::secret::Secret;
 
-use crate::support::elasticsearch::{Elasticsearch, NEWEST};
+use crate::support::elasticsearch::{Elasticsearch, NEWEST, NEWEST_8};
 use crate::support::program::Indexer;
 use crate::support::seen::{EVERYTHING, PASSWORD, USER, assert_no_secret, seen};
 use crate::support::stand_ins::{NOBODY, Teleport, elasticsearch, parrot};
@@ -205,8 +205,17 @@ fn the_whole_log_of_what_succeeds_shows_no_secret() {
 }
 
 #[test]
-fn a_wrong_password() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+fn a_wrong_password_for_the_newest_elasticsearch() {
+    allow_duplicates!(wrong_password(NEWEST));
+}
+
+#[test]
+fn a_wrong_password_for_the_newest_elasticsearch_8() {
+    allow_duplicates!(wrong_password(NEWEST_8));
+}
+
+fn wrong_password(version: &'static str) {
+    let Some(server) = Elasticsearch::shared(version, true) else {
         return;
     };
     let (indexer, _teleport) = set_up(&server.url(), "");
@@ -248,8 +257,17 @@ fn a_wrong_password() {
 }
 
 #[test]
-fn a_role_without_privileges() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+fn a_role_without_privileges_at_the_newest_elasticsearch() {
+    allow_duplicates!(role_without_privileges(NEWEST));
+}
+
+#[test]
+fn a_role_without_privileges_at_the_newest_elasticsearch_8() {
+    allow_duplicates!(role_without_privileges(NEWEST_8));
+}
+
+fn role_without_privileges(version: &'static str) {
+    let Some(server) = Elasticsearch::shared(version, true) else {
         return;
     };
     server.create_user("nobody", PASSWORD, &json!({"cluster": [], "indices": []}));

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{Api, START, start_time};
-use crate::support::elasticsearch::{Elasticsearch, NEWEST, Options, oldest};
+use crate::support::elasticsearch::{Elasticsearch, NEWEST, NEWEST_8, Options, oldest};
 use crate::support::journey::{Journey, install};
 use crate::support::program::Running;
 use crate::support::wait_until;
@@ -112,8 +112,17 @@ fn wait_for_words(running: &mut Running, words: &str) {
 }
 
 #[test]
-fn a_role_without_the_privilege_and_a_password_that_changed_hold_everything() {
-    let Some(elasticsearch) = Elasticsearch::shared(NEWEST, true) else {
+fn a_small_role_or_a_changed_password_at_the_newest_elasticsearch_holds_everything() {
+    small_role_and_changed_password(NEWEST);
+}
+
+#[test]
+fn a_small_role_or_a_changed_password_at_the_newest_elasticsearch_8_holds_everything() {
+    small_role_and_changed_password(NEWEST_8);
+}
+
+fn small_role_and_changed_password(version: &'static str) {
+    let Some(elasticsearch) = Elasticsearch::shared(version, true) else {
         return;
     };
     let Some(teleport) = Api::Export.log(EVENTS, &[]) else {
@@ -158,45 +167,72 @@ fn a_role_without_the_privilege_and_a_password_that_changed_hold_everything() {
 }
 
 #[test]
-fn an_api_key_that_is_invalidated_loses_nothing_until_there_is_another() {
-    let Some(elasticsearch) = Elasticsearch::shared(NEWEST, true) else {
+fn a_new_api_key_for_the_newest_elasticsearch_is_read_from_its_file() {
+    change_api_key(NEWEST);
+}
+
+#[test]
+fn a_new_api_key_for_the_newest_elasticsearch_8_is_read_from_its_file() {
+    change_api_key(NEWEST_8);
+}
+
+/// The key is changed in time once, and once only after it was invalidated; the program runs on.
+fn change_api_key(version: &'static str) {
+    let Some(elasticsearch) = Elasticsearch::shared(version, true) else {
         return;
     };
     let Some(teleport) = Api::Export.log(EVENTS, &[]) else {
         return;
     };
-    let settings = format!("{}\ngrace-period = \"1s\"", start_time());
-    let journey = Journey::new("e2e-key", &teleport, elasticsearch, &settings);
+    let journey = Journey::new("e2e-key", &teleport, elasticsearch, &start_time());
     let path = journey.indexer.directory().join("config.toml");
-    let by_password = fs::read_to_string(&path).expect("there is a configuration");
-    let use_key = || {
+    let by_password = fs::read_to_string(path).expect("there is a configuration");
+    let lines = by_password.lines().filter_map(|line| match line.trim() {
+        line if line.starts_with("user = ") => Some("api-key = \"file:api-key\"".to_owned()),
+        line if line.starts_with("password = ") => None,
+        line => Some(line.to_owned()),
+    });
+    let by_key: Vec<String> = lines.collect();
+    journey.indexer.write("config.toml", &by_key.join("\n"));
+    // Both spellings that people have at hand.
+    let use_key = |is_encoded: bool| {
         let key = json!({"name": "e2e-key"});
         let key = elasticsearch.request("POST", "/_security/api_key", &key);
         let key = key.success().json();
-        let lines = by_password.lines().filter_map(|line| match line.trim() {
-            line if line.starts_with("user = ") => Some(format!("api-key = {}", key["encoded"])),
-            line if line.starts_with("password = ") => None,
-            line => Some(line.to_owned()),
-        });
-        let text: Vec<String> = lines.collect();
-        journey.indexer.write("config.toml", &text.join("\n"));
-        key["id"].clone()
+        let text = |name: &str| key[name].as_str().expect("it is a text").to_owned();
+        let spelled = if is_encoded {
+            text("encoded")
+        } else {
+            format!("{}:{}", text("id"), text("api_key"))
+        };
+        journey.indexer.write_private("api-key", &spelled);
+        text("id")
     };
-    let id = use_key();
-    teleport.faults(&json!({"delay_per_event_us": 1_000}));
+    let invalidate = |id: String| {
+        let body = json!({"ids": [id]});
+        let answer = elasticsearch.request("DELETE", "/_security/api_key", &body);
+        answer.success();
+    };
+    let first = use_key(true);
+    teleport.faults(&json!({"delay_per_event_us": 20_000}));
     let mut running = journey.spawn(&START);
     journey.wait_for_created(1, &mut running);
-    let invalid = json!({"ids": [id]});
-    elasticsearch
-        .request("DELETE", "/_security/api_key", &invalid)
-        .success();
+    let second = use_key(false);
+    running.hang_up();
+    wait_for_words(&mut running, "credentials for Elasticsearch renewed");
+    invalidate(first);
+    let created = journey.created();
+    journey.wait_for_created(created + 100, &mut running);
+    assert!(!running.stderr().contains("refuses the credentials"));
+
+    invalidate(second);
     wait_for_words(&mut running, "refuses the credentials");
-    running.terminate();
-    let output = running.wait();
-    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    use_key(true);
+    // What comes after is about the key alone.
     teleport.faults(&json!({"delay_per_event_us": 0}));
-    use_key();
-    journey.run(&START);
+    teleport.kill_connections();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert_eq!(journey.assert_complete() as u64, EVENTS);
 }
 

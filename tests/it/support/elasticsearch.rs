@@ -22,6 +22,9 @@ use super::{scratch, script, script_answer, wait_until};
 /// The newest version that the program supports.
 pub(crate) const NEWEST: &str = "9.5.3";
 
+/// The newest of 8.x, which has security as well; others of 8.x do not.
+pub(crate) const NEWEST_8: &str = "8.19.21";
+
 /// The oldest one; another of 8.x where `ELASTICSEARCH_8` names it. It is built without security.
 pub(crate) fn oldest() -> &'static str {
     static VERSION: LazyLock<String> =
@@ -39,7 +42,7 @@ const PAGE: usize = 5_000;
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) version: &'static str,
-    /// Users, roles and API keys; not for 8.x.
+    /// Users, roles and API keys; of 8.x only for [`NEWEST_8`].
     pub(crate) security: bool,
     /// As for java's `-Xmx`.
     pub(crate) heap: &'static str,

@@ -1,5 +1,9 @@
 package standin;
 
+import org.apache.lucene.analysis.TokenStream;
+import org.apache.lucene.analysis.email.UAX29URLEmailTokenizer;
+import org.apache.lucene.analysis.miscellaneous.RemoveDuplicatesTokenFilter;
+import org.apache.lucene.analysis.pattern.PatternCaptureGroupTokenFilter;
 import org.elasticsearch.Build;
 import org.elasticsearch.ResourceNotFoundException;
 import org.elasticsearch.Version;
@@ -16,11 +20,16 @@ import org.elasticsearch.common.settings.Setting;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.common.settings.SettingsFilter;
 import org.elasticsearch.core.TimeValue;
+import org.elasticsearch.index.analysis.PreConfiguredTokenFilter;
+import org.elasticsearch.index.analysis.PreConfiguredTokenizer;
+import org.elasticsearch.index.analysis.TokenFilterFactory;
+import org.elasticsearch.indices.analysis.AnalysisModule;
 import org.elasticsearch.ingest.AbstractProcessor;
 import org.elasticsearch.ingest.ConfigurationUtils;
 import org.elasticsearch.ingest.IngestDocument;
 import org.elasticsearch.ingest.Processor;
 import org.elasticsearch.plugins.ActionPlugin;
+import org.elasticsearch.plugins.AnalysisPlugin;
 import org.elasticsearch.plugins.IngestPlugin;
 import org.elasticsearch.plugins.Plugin;
 import org.elasticsearch.rest.BaseRestHandler;
@@ -43,11 +52,13 @@ import java.util.TreeMap;
 import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
+import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /**
  * Stands in for the parts of Elasticsearch 8.x that are in no jar on Maven Central: the answer of
- * {@code GET /} (where the server's jar lacks it), lifecycle policies, and a few ingest processors.
+ * {@code GET /} (where the server's jar lacks it), lifecycle policies, the analysis parts which the
+ * security index names, and a few ingest processors.
  *
  * <p>Policies are checked for the names of phases and actions and kept in memory; they are gone
  * after a restart, and nothing carries them out. One source serves all of 8.x: what changed its
@@ -57,8 +68,30 @@ import java.util.stream.Stream;
  * which shows what a server without them answers.
  */
 @SuppressWarnings({ "rawtypes", "unchecked" })
-public final class StandInPlugin extends Plugin implements ActionPlugin, IngestPlugin {
+public final class StandInPlugin extends Plugin implements ActionPlugin, IngestPlugin, AnalysisPlugin {
     private final boolean ilm = Boolean.parseBoolean(System.getProperty("standin.ilm", "true"));
+    private final Rights rights = rights();
+
+    /** Whether a user may do with policies what was asked for. Without security everybody may. */
+    interface Rights {
+        default List<?> actions() { return List.of(); }
+
+        default void demand(NodeClient client, RestRequest.Method method, ActionListener<Void> then) { then.onResponse(null); }
+    }
+
+    /** That of the module rights-8, which nodes with security have. */
+    private static Rights rights() {
+        try {
+            return (Rights) Class.forName("standin.PolicyRights").getConstructor().newInstance();
+        } catch (ClassNotFoundException e) {
+            return new Rights() {};
+        } catch (ReflectiveOperationException e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    @Override
+    public List getActions() { return rights.actions(); }
 
     /** 8.4 and on; no @Override, as later versions have only the other one. */
     public List getRestHandlers(Settings settings, RestController c, ClusterSettings cs, IndexScopedSettings is, SettingsFilter sf,
@@ -79,7 +112,7 @@ public final class StandInPlugin extends Plugin implements ActionPlugin, IngestP
         } catch (ClassNotFoundException e) {
             all.add(new RestMain(settings));
         }
-        if (ilm) all.add(new RestPolicy());
+        if (ilm) all.add(new RestPolicy(rights));
         return all;
     }
 
@@ -186,6 +219,9 @@ public final class StandInPlugin extends Plugin implements ActionPlugin, IngestP
         private record Policy(Object policy, long version, String modified) {}
 
         private final Map<String, Policy> policies = new ConcurrentSkipListMap<>();
+        private final Rights rights;
+
+        RestPolicy(Rights rights) { this.rights = rights; }
 
         @Override
         public String getName() { return "stand_in_ilm_policy"; }
@@ -244,7 +280,8 @@ public final class StandInPlugin extends Plugin implements ActionPlugin, IngestP
             }
             return channel -> {
                 var out = new RestToXContentListener<ToXContentObject>(channel);
-                ActionListener.completeWith(out, () -> answer(r.method(), name, body.get("policy")));
+                rights.demand(client, r.method(), ActionListener.wrap(
+                    may -> ActionListener.completeWith(out, () -> answer(r.method(), name, body.get("policy"))), out::onFailure));
             };
         }
 
@@ -293,6 +330,32 @@ public final class StandInPlugin extends Plugin implements ActionPlugin, IngestP
             },
             "drop", (all, tag, desc, config) -> new Step("drop", tag, desc, doc -> null)
         );
+    }
+
+    /** What the mapping of the security index asks for; Lucene has the work, analysis-common only its names. */
+    @Override
+    public Map<String, AnalysisModule.AnalysisProvider<TokenFilterFactory>> getTokenFilters() {
+        return Map.of("pattern_capture", AnalysisPlugin.requiresAnalysisSettings((index, env, name, settings) -> {
+            Pattern[] patterns = settings.getAsList("patterns").stream().map(Pattern::compile).toArray(Pattern[]::new);
+            boolean keep = settings.getAsBoolean("preserve_original", true);
+            return new TokenFilterFactory() {
+                @Override
+                public String name() { return name; }
+
+                @Override
+                public TokenStream create(TokenStream in) { return new PatternCaptureGroupTokenFilter(in, keep, patterns); }
+            };
+        }));
+    }
+
+    @Override
+    public List<PreConfiguredTokenFilter> getPreConfiguredTokenFilters() {
+        return List.of(PreConfiguredTokenFilter.singleton("unique", false, RemoveDuplicatesTokenFilter::new));
+    }
+
+    @Override
+    public List<PreConfiguredTokenizer> getPreConfiguredTokenizers() {
+        return List.of(PreConfiguredTokenizer.singleton("uax_url_email", UAX29URLEmailTokenizer::new));
     }
 
     private static final class Step extends AbstractProcessor {
