@@ -21,7 +21,7 @@ use prost::Message;
 use prost_types::value::Kind;
 use serde_json::{Map, Number, Value};
 use teleport_event_indexer::demo::events::{self, Id};
-use teleport_event_indexer::document::{Encoder, IndexPattern, Transcoder};
+use teleport_event_indexer::document::{Encoder, IndexPattern, Schema, Transcoder};
 use teleport_event_indexer::event::AuditEvent;
 
 const EVENTS: usize = 20_000;
@@ -53,7 +53,8 @@ fn main() -> Result<()> {
     }
 
     let mut encoder = Encoder::new(&IndexPattern::default());
-    let mut ways: [(&str, Way<'_>); 3] = [
+    let mut adding = Encoder::new(&IndexPattern::default()).with_schema(Schema::Ecs);
+    let mut ways: [(&str, Way<'_>); 4] = [
         (
             "prost Struct → serde_json::Value → text",
             Box::new(|| {
@@ -89,8 +90,23 @@ fn main() -> Result<()> {
                 }
             }),
         ),
+        (
+            "the same with ECS fields",
+            Box::new({
+                let mut out = Vec::new();
+                let events = &events;
+                move || {
+                    out.clear();
+                    for event in events {
+                        adding.encode(black_box(event), &mut out)?;
+                    }
+                    black_box(&out);
+                    Ok(())
+                }
+            }),
+        ),
     ];
-    let mut nanoseconds = [const { Vec::new() }; 3];
+    let mut nanoseconds = [const { Vec::new() }; 4];
     for _ in 0..TURNS {
         for ((_, way), taken) in ways.iter_mut().zip(&mut nanoseconds) {
             let began = Instant::now();

@@ -6,6 +6,7 @@
 //! and an index of sorted ones is smaller. And an event that could not be given quite as it is
 //! says so in a last member, `event_indexer.marks`; see [`Marks`].
 
+mod ecs;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod id;
@@ -23,6 +24,8 @@ use thiserror::Error;
 
 use crate::event::AuditEvent;
 
+use self::ecs::Ecs;
+
 pub use self::id::{DocumentId, DocumentIdError};
 pub use self::index_pattern::{IndexPattern, IndexPatternError, USABLE_MILLIS};
 pub use self::json::Transcoder;
@@ -37,6 +40,18 @@ pub struct Encoder {
     /// Where the last event's day lies in `days`.
     last_day: usize,
     transcoder: Transcoder,
+    /// What adds fields, if the schema has more than the event's.
+    ecs: Option<Box<Ecs>>,
+}
+
+/// Which fields a document has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Schema {
+    /// Those of the event.
+    #[default]
+    Raw,
+    /// Those of the event, and beside them those of the Elastic Common Schema.
+    Ecs,
 }
 
 /// What all events of one UTC day share.
@@ -136,7 +151,14 @@ impl Encoder {
             days: Vec::new(),
             last_day: 0,
             transcoder: Transcoder::default(),
+            ecs: None,
         }
+    }
+
+    /// The same with another schema.
+    pub fn with_schema(mut self, schema: Schema) -> Self {
+        self.ecs = (schema == Schema::Ecs).then(Box::default);
+        self
     }
 
     /// Appends the operation that creates an event's document: two lines.
@@ -169,9 +191,15 @@ impl Encoder {
         let code = self.transcoder.string(&event.body, b"code");
         // Writing takes the members off, so this is asked before it is known to matter.
         let has_marks_member = self.transcoder.has_marks_member(&event.body);
+        if let Some(ecs) = &mut self.ecs {
+            ecs.read(&self.transcoder, &event.body);
+        }
         let marks = self.transcoder.write(&event.body, out)?;
         let code = code.unwrap_or_default();
         let id = DocumentId::of_event(event, time_ms, code, &out[source_start..]);
+        if let Some(ecs) = &mut self.ecs {
+            ecs.write(&event.body, time_ms, source_start, out);
+        }
         // An event that brings this member itself keeps its own: a key may not come twice.
         if !marks.is_empty() && !has_marks_member {
             write_marks(marks, out);
@@ -202,6 +230,9 @@ impl Encoder {
         let index_name = self.begin(time_ms, 0, out)?;
         let source_start = out.len();
         serde_json::to_writer(&mut *out, document).expect("a Vec takes any JSON value");
+        if self.ecs.is_some() && document.get("@timestamp").is_none() {
+            ecs::write_timestamp(time_ms, out);
+        }
         out.push(b'\n');
         set_id(id, source_start, out);
         Ok(Encoded {

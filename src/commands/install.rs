@@ -98,6 +98,7 @@ pub(super) fn settings(config: &ElasticsearchConfig) -> Settings {
         policy: config.install.policy.clone(),
         index_wildcard: config.index.wildcard(),
         daily: config.index.is_daily_dotted(),
+        schema: config.schema,
         retention_days: days.and_then(|days| NonZeroU32::new(u32::try_from(days).ok()?)),
         shards: NonZeroU32::new(config.install.shards).unwrap_or(NonZeroU32::MIN),
         replicas: config.install.replicas,

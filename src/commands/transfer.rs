@@ -254,8 +254,9 @@ impl Transfer {
         sink: impl Sink,
         stop: CancellationToken,
     ) -> Result<Summary, Failure> {
-        let pattern = self.config.elasticsearch.as_ref().map(|e| e.index.clone());
-        let pattern = pattern.unwrap_or_default();
+        let form = self.config.elasticsearch.as_ref();
+        let form = form.map(|e| (e.index.clone(), e.schema));
+        let (pattern, schema) = form.unwrap_or_default();
         let (client, stats) = (self.client.clone(), self.stats.clone());
         let asked = asked(self.reload);
         let source = AuditLog {
@@ -269,7 +270,7 @@ impl Transfer {
             sink,
             checkpoint: self.checkpoint,
             run: self.run.id,
-            encoder: Encoder::new(&pattern),
+            encoder: Encoder::new(&pattern).with_schema(schema),
             settings: settings(&self.config),
             stats: self.stats,
         };

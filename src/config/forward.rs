@@ -11,13 +11,15 @@ use super::keys;
 use super::resolver::Resolver;
 use super::sources::Value;
 use super::values::{self, Problem};
-use crate::document::IndexPattern;
+use crate::document::{IndexPattern, Schema};
 
 /// How to reach Elasticsearch, and how to write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElasticsearchConfig {
     /// Hosts of one cluster, at least one.
     pub hosts: Vec<HostUrl>,
+    /// Where the cloud id says that Kibana is.
+    pub kibana: Option<HostUrl>,
     /// Who we are; `None` where security is switched off, or a client certificate says it.
     pub auth: Option<Auth>,
     /// Where `auth` was read from, if from a file.
@@ -32,6 +34,8 @@ pub struct ElasticsearchConfig {
     pub ca_fingerprint: Option<CaFingerprint>,
     /// Name of the indices, with `%Y`, `%m` and `%d` for the event's date in UTC.
     pub index: IndexPattern,
+    /// Which fields documents have.
+    pub schema: Schema,
     /// Whether requests are compressed; `None` leaves it to the host: not on this machine.
     pub gzip: Option<bool>,
     /// Most bytes of a bulk request, uncompressed.
@@ -96,6 +100,7 @@ const DAY: Duration = Duration::from_hours(24);
 /// Reads the table; `None` if it names no host and need not.
 pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<ElasticsearchConfig> {
     let hosts = hosts(resolver, is_needed);
+    let kibana = kibana(resolver);
     let (auth, auth_file) = auth::resolve(resolver).unzip();
     let verifier_auth = auth::verifier(resolver);
     if auth.is_some() || verifier_auth.is_some() {
@@ -112,6 +117,7 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
     let ca = resolver.optional(&keys::CA, values::path);
     let ca_fingerprint = ca_fingerprint(resolver, hosts.as_deref());
     let index = resolver.value(&keys::INDEX, values::index_pattern);
+    let schema = resolver.value(&keys::SCHEMA, schema);
     let gzip = resolver.optional(&keys::GZIP, values::boolean);
     let batch_bytes = resolver.value(&keys::BATCH_BYTES, values::bytes(64 << 10, 64 << 20));
     let batch_documents = resolver.value(&keys::BATCH_DOCUMENTS, values::integer(1, 100_000));
@@ -139,6 +145,7 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
     };
     Some(ElasticsearchConfig {
         hosts: hosts?,
+        kibana,
         auth,
         auth_file: auth_file.flatten(),
         verifier_auth,
@@ -146,6 +153,7 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
         ca,
         ca_fingerprint,
         index,
+        schema,
         gzip,
         batch_bytes: usize::try_from(batch_bytes).expect("at most 64 MiB"),
         batch_documents,
@@ -195,6 +203,13 @@ fn hosts(resolver: &mut Resolver, is_needed: bool) -> Option<Vec<HostUrl>> {
     Some(hosts)
 }
 
+/// A mistake in the cloud id is told with the hosts.
+fn kibana(resolver: &Resolver) -> Option<HostUrl> {
+    let cloud_id = resolver.setting(&keys::CLOUD_ID)?;
+    let id = CloudId::parse(&values::text(&cloud_id.value).ok()?).ok()?;
+    HostUrl::parse(&id.kibana?).ok()
+}
+
 fn ca_fingerprint(resolver: &mut Resolver, hosts: Option<&[HostUrl]>) -> Option<CaFingerprint> {
     resolver.exclude(&keys::CA_FINGERPRINT, &keys::CA, "keep one of them");
     let fingerprint = resolver.optional(&keys::CA_FINGERPRINT, |value| {
@@ -227,6 +242,14 @@ fn client_certificate(resolver: &mut Resolver) -> Option<ClientCertificate> {
         certificate: certificate?,
         key: key?,
     })
+}
+
+fn schema(value: &Value) -> Result<Schema, Problem> {
+    match values::text(value).as_deref() {
+        Ok("raw") => Ok(Schema::Raw),
+        Ok("ecs") => Ok(Schema::Ecs),
+        _ => Err("must be raw or ecs".to_owned()),
+    }
 }
 
 /// Lifecycle policies look every ten minutes, and indices span a day: less makes no sense.

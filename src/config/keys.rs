@@ -262,6 +262,9 @@ table! {
     INDEX = key("forward.elasticsearch.index", Kind::Text, Group::Elasticsearch,
         "Index name; %Y, %m and %d stand for the event's own date in UTC")
         .default("audit-events-%Y.%m.%d");
+    SCHEMA = key("forward.elasticsearch.schema", Kind::Text, Group::Elasticsearch,
+        "raw: documents have the event's own fields; ecs: those of the Elastic Common Schema beside")
+        .default("raw");
     GZIP = key("forward.elasticsearch.gzip", Kind::Bool, Group::Elasticsearch,
         "Compress requests; if not set, only where a host is not on this machine");
     BATCH_BYTES = key("forward.elasticsearch.batch-bytes", Kind::Bytes, Group::Elasticsearch,

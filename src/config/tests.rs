@@ -635,6 +635,7 @@ bytes-per-second = "10MB"
                 hosts: [
                     HostUrl("https://es.cloud.example/"),
                 ],
+                kibana: None,
                 auth: Some(
                     ApiKey(
                         [secret],
@@ -657,6 +658,7 @@ bytes-per-second = "10MB"
                 ),
                 ca_fingerprint: None,
                 index: "teleport-%Y.%m.%d",
+                schema: Raw,
                 gzip: Some(
                     false,
                 ),
@@ -760,6 +762,7 @@ fn what_is_shown_is_what_is_in_effect() {
     user = "elastic"  # --elasticsearch-user
     password = "[secret]"  # file:DIR/password, EVENT_INDEXER_ELASTICSEARCH_PASSWORD
     index = "audit-events-%Y.%m.%d"  # default
+    schema = "raw"  # default
     batch-bytes = "2MiB"  # default
     batch-documents = 10000  # default
     batch-age = "200ms"  # default

@@ -15,12 +15,16 @@
 //! - fields that the three message types do not know are stepped over by their wire type;
 //! - what is not written (an earlier duplicate, the inside of what is too deep) is not looked at.
 
+mod found;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+pub(super) use self::found::Found;
 use super::keys::{KnownKeys, Placed, head};
 use super::text::{write_number, write_string};
 use super::{DocumentError, Marks};
+
 use crate::wire::{FIXED64, LENGTH, Malformed, Reader, Span, VARINT, tag};
 
 /// So many objects and lists may lie in each other, the event itself being the first. Enough for
@@ -34,7 +38,7 @@ pub(super) const MARKS_KEY: &[u8] = b"event_indexer.marks";
 /// How long nearly all keys are at most, and nearly all texts: ids have 36 bytes, addresses and
 /// times fewer. More would cost each of them, less would send ids down the slow path.
 const KEY_SHORT: usize = 32;
-const VALUE_SHORT: usize = 48;
+pub(super) const VALUE_SHORT: usize = 48;
 
 /// One member of an object: where its key and its value lie.
 #[derive(Clone, Copy)]
@@ -52,7 +56,7 @@ struct Member {
 const KEY: u32 = tag(1, LENGTH);
 const VALUE: u32 = tag(2, LENGTH);
 
-enum Kind {
+pub(super) enum Kind {
     Null,
     Number(f64),
     Bool(bool),
@@ -423,6 +427,21 @@ fn any_entry(body: &[u8], entry: Span) -> Result<(Span, Span), Malformed> {
     Ok((key, value))
 }
 
+/// The values of a list, up to one that is malformed.
+pub(super) fn list_items(body: &[u8], list: Span) -> impl Iterator<Item = Span> {
+    const VALUES: u32 = tag(1, LENGTH);
+
+    let mut values = Reader::new(body, list);
+    std::iter::from_fn(move || {
+        loop {
+            match values.next_tag().ok()?? {
+                VALUES => return values.length_delimited().ok(),
+                other => values.skip_unknown(other, 1).ok()?,
+            }
+        }
+    })
+}
+
 const STRING: u32 = tag(3, LENGTH);
 
 /// Where the text is if the value is a string alone, shorter than 128 bytes: more than half of all
@@ -435,7 +454,7 @@ fn short_string(body: &[u8], value: Span) -> Option<(usize, usize)> {
     (is_short && start + 2 + usize::from(n_bytes) == end).then_some((start + 2, end))
 }
 
-fn kind(body: &[u8], value: Span) -> Result<Kind, Malformed> {
+pub(super) fn kind(body: &[u8], value: Span) -> Result<Kind, Malformed> {
     const NULL: u32 = tag(1, VARINT);
     const NUMBER: u32 = tag(2, FIXED64);
     const BOOL: u32 = tag(4, VARINT);

@@ -65,6 +65,11 @@ impl KnownKeys {
         }
     }
 
+    /// How many keys are known.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Learns a key, which changes the places of others. Not if there is no room, or if it is long,
     /// or holds what has to be escaped or is not ASCII.
     #[cold]

@@ -34,6 +34,7 @@ use Kind::{Boolean, Date, Keyword, Long};
 /// What is taken over where the event has a fitting scalar there: the same type in every template,
 /// whatever the server's version. `time` is not among them: it is always there.
 const FIELDS: &[(&str, Kind)] = &[
+    ("@timestamp", Date),
     ("addr", Keyword),
     ("addr.local", Keyword),
     ("addr.remote", Keyword),

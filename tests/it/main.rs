@@ -11,6 +11,7 @@ mod dial;
 mod document;
 mod dry_run;
 mod e2e;
+mod ecs;
 mod export;
 mod faults;
 mod hosts;

@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::compare::Content;
+use crate::document::Schema;
 
 const TEMPLATE: &str = include_str!("../../../templates/audit-events.json");
 const TEMPLATE_BEFORE_8_11: &str = include_str!("../../../templates/audit-events-before-8.11.json");
 const DYNAMIC_TEMPLATE: &str = include_str!("../../../templates/audit-events-dynamic.json");
+const TEMPLATE_ECS: &str = include_str!("../../../templates/audit-events-ecs.json");
 const POLICY: &str = include_str!("../../../ilm/audit-events.json");
 const WRITER_ROLE: &str = include_str!("../../../templates/elasticsearch-writer-role.json");
 const INSTALLER_ROLE: &str = include_str!("../../../templates/elasticsearch-installer-role.json");
@@ -67,6 +69,8 @@ pub struct Settings {
     /// Whether index names end in `-YYYY.MM.DD`, so that age can be counted from the day in the
     /// name. An index whose name ends otherwise could not be created with that setting.
     pub daily: bool,
+    /// Which fields documents have.
+    pub schema: Schema,
     /// The age in days at which an index is deleted; none keeps all for ever.
     pub retention_days: Option<NonZeroU32>,
     /// Primary shards of each index.
@@ -87,6 +91,7 @@ impl Default for Settings {
             policy: "audit-events".to_owned(),
             index_wildcard: "audit-events-*".to_owned(),
             daily: true,
+            schema: Schema::Raw,
             retention_days: NonZeroU32::new(365),
             shards: NonZeroU32::MIN,
             replicas: None,
@@ -150,6 +155,11 @@ pub(super) fn template(settings: &Settings, server: Server, lifecycle: bool) -> 
     } else {
         typed(server.version)
     };
+    if settings.schema == Schema::Ecs {
+        let mut ecs = embedded(TEMPLATE_ECS)["mappings"].take();
+        let properties = &mut template["template"]["mappings"]["properties"];
+        members(properties).append(members(&mut ecs["properties"]));
+    }
     template["index_patterns"] = json!([settings.index_wildcard]);
     template["composed_of"] = json!([settings.component()]);
 
