@@ -4,6 +4,7 @@
 
 mod command;
 mod dead_letters;
+mod install;
 
 use std::ffi::OsString;
 use std::io;
@@ -22,6 +23,7 @@ use crate::config::values::parse_time;
 use crate::output;
 
 pub use self::command::{Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, State, Verify};
+pub use self::install::{Grant, Kibana};
 
 /// What the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +131,8 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
         "install" => Command::Install {
             dry_run: matches.get_flag("dry-run"),
             overwrite: matches.get_flag("overwrite"),
+            grant: install::grant(matches)?,
+            kibana: install::kibana(matches)?,
         },
         "start" => Command::Start {
             exit_on_last_event: matches.get_flag("exit-on-last-event"),
@@ -253,6 +257,8 @@ fn install_command() -> clap::Command {
         .about("Put index template and lifecycle policy into Elasticsearch; safe to repeat")
         .arg(switch("dry-run", "Only show the requests"))
         .arg(switch("overwrite", "Replace what somebody has edited"))
+        .args(install::grant_flags())
+        .args(install::kibana_flags())
         .args(setting_flags(INSTALL_GROUPS).map(with_short_name))
 }
 

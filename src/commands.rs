@@ -23,7 +23,7 @@ mod transfer;
 mod verify;
 
 /// How the program ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
     /// Done, or healthy.
@@ -103,6 +103,11 @@ pub fn run(invocation: Invocation) -> Exit {
     });
     // Work on blocking threads, if any is left, must not hold up the end.
     runtime.shutdown_background();
+    end(exit)
+}
+
+/// Says what went wrong, if something has.
+fn end(exit: Result<Exit, Failure>) -> Exit {
     match exit {
         Ok(exit) => exit,
         Err(Failure::Usage(wrong)) => {
@@ -147,8 +152,16 @@ async fn dispatch(
     log_level: LogLevel,
 ) -> Result<Exit, Failure> {
     match command {
-        Command::Install { dry_run, overwrite } => {
-            install::install(&config, dry_run, overwrite, &shutdown).await
+        Command::Install {
+            dry_run,
+            overwrite,
+            grant,
+            kibana,
+        } => {
+            Box::pin(install::install(
+                &config, dry_run, overwrite, grant, kibana, &shutdown,
+            ))
+            .await
         }
         Command::Start {
             exit_on_last_event,

@@ -3,4 +3,6 @@
 pub mod assets;
 pub mod bulk;
 pub mod client;
+pub mod kibana;
 pub mod lookup;
+pub mod rights;

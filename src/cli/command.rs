@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
+use super::install::{Grant, Kibana};
 use crate::checkpoint::DeadLetterFilter;
 use crate::config::{HostUrl, Needs};
 
@@ -17,6 +18,10 @@ pub enum Command {
         dry_run: bool,
         /// Replace what somebody has edited.
         overwrite: bool,
+        /// Whom to give rights.
+        grant: Grant,
+        /// What to put into which Kibana.
+        kibana: Option<Kibana>,
     },
     /// Follow the audit log.
     Start {

@@ -1,4 +1,8 @@
-//! `install`: puts the lifecycle policy and the index template into Elasticsearch.
+//! `install`: puts the lifecycle policy and the index template into Elasticsearch, and gives rights
+//! to who is to write there; data view and dashboards into Kibana.
+
+mod kibana;
+mod rights;
 
 use std::num::NonZeroU32;
 
@@ -6,8 +10,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use chrono::Utc;
 
+use crate::cli::{Grant, Kibana};
 use crate::commands::transfer::{Patience, reach_elasticsearch};
-use crate::commands::{Exit, Failure};
+use crate::commands::{Exit, Failure, end};
 use crate::config::{Config, ElasticsearchConfig};
 use crate::elastic::assets::{
     self, Answer, InstallError, Method, Plan, Request, Server, Settings, Verdict,
@@ -20,6 +25,8 @@ pub(super) async fn install(
     config: &Config,
     dry_run: bool,
     overwrite: bool,
+    grant: Grant,
+    kibana: Option<Kibana>,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let config = config.elasticsearch.as_ref().expect("the command needs it");
@@ -27,9 +34,30 @@ pub(super) async fn install(
     let Some((client, server)) = reached else {
         return Ok(Exit::Failed);
     };
-    let send = async |request: Request| send(&client, request).await;
+    // One part may fail without the others: each says what became of it.
+    let mut exit = end(assets(&client, server, config, dry_run, overwrite).await);
+    if grant.is_wanted() {
+        let granted = rights::grant(&client, config, grant, dry_run, overwrite).await;
+        exit = exit.max(end(granted));
+    }
+    if let Some(kibana) = kibana {
+        let installed = kibana::kibana(config, kibana, dry_run, overwrite).await;
+        exit = exit.max(end(installed));
+    }
+    Ok(exit)
+}
+
+/// The template and what it needs.
+async fn assets(
+    client: &Client,
+    server: crate::elastic::client::Server,
+    config: &ElasticsearchConfig,
+    dry_run: bool,
+    overwrite: bool,
+) -> Result<Exit, Failure> {
+    let send = async |request: Request| send(client, request).await;
     let settings = settings(config);
-    let plan = plan(&client, server, &settings).await?;
+    let plan = plan(client, server, &settings).await?;
     for step in &plan.steps {
         for difference in &step.differences {
             output::note(format_args!("{step}: {difference}"));
@@ -39,7 +67,7 @@ pub(super) async fn install(
         output::note(format_args!("note: {note}"));
     }
     if let Some(replicas) = settings.replicas
-        && let Some(nodes) = data_nodes(&client).await
+        && let Some(nodes) = data_nodes(client).await
         && u64::from(replicas) >= nodes
     {
         output::note(format_args!(
@@ -73,7 +101,7 @@ pub(super) async fn install(
             ));
         }
     }
-    verify(&client, &plan, config).await
+    verify(client, &plan, config).await
 }
 
 /// How many nodes can hold copies, if the server says so.

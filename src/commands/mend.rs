@@ -8,6 +8,7 @@ use crate::checkpoint::{CheckpointError, StorageError};
 use crate::commands::old_days::TooOld;
 use crate::elastic::assets::InstallError;
 use crate::elastic::client::{ClientError, ServerError};
+use crate::elastic::kibana::KibanaError;
 use crate::elastic::lookup::LookupError;
 use crate::teleport::client::CallError;
 use crate::teleport::identity::IdentityError;
@@ -39,6 +40,8 @@ fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
         Some(error.fault().mend.clone()).filter(|mend| !mend.is_empty())
     } else if let Some(error) = error.downcast_ref::<TallyError>() {
         Some(error.mend().to_owned())
+    } else if let Some(error) = error.downcast_ref::<KibanaError>() {
+        error.mend().map(str::to_owned)
     } else if let Some(error) = error.downcast_ref::<ClientError>() {
         error.mend().map(str::to_owned)
     } else if let Some(error) = error.downcast_ref::<InstallError>() {

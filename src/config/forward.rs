@@ -143,6 +143,13 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
         ),
         dynamic: resolver.value(&keys::DYNAMIC, values::boolean),
     };
+    if install.dynamic && schema == Schema::Ecs {
+        resolver.wrong(
+            &keys::SCHEMA,
+            "ecs needs the typed template, in which `user` and `user.name` both have room; leave \
+             install.dynamic out",
+        );
+    }
     Some(ElasticsearchConfig {
         hosts: hosts?,
         kibana,

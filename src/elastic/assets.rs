@@ -29,9 +29,11 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use compare::Content;
-use exchange::{exchange, failure, lacking, percent_encoded};
+use exchange::lacking;
 use wanted::Wanted;
+
+pub(super) use compare::Content;
+pub(super) use exchange::{exchange, failure, has_no_handler, percent_encoded};
 
 pub use compare::Difference;
 pub use exchange::{Answer, InstallError, Method, Request};

@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 pub use elasticsearch::http::Method;
+use elasticsearch::http::headers::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use crate::config::{ElasticsearchConfig, HostUrl};
@@ -36,6 +37,8 @@ pub struct Client(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     config: ElasticsearchConfig,
+    /// What each request bears beside the credentials.
+    headers: HeaderMap,
     /// Made with what the files held last that was good. Replaced as a whole.
     access: Mutex<Arc<Access>>,
     /// The place of the host that answered last.
@@ -64,6 +67,8 @@ pub enum Body {
     Json(Bytes),
     /// NDJSON as it is.
     Ndjson(Bytes),
+    /// A form whose one part, `file`, is a file of NDJSON.
+    NdjsonFile(Bytes),
     /// NDJSON, already gzipped.
     GzippedNdjson(Bytes),
 }
@@ -74,10 +79,30 @@ impl Client {
     /// # Errors
     /// If a file cannot be read or used.
     pub fn new(config: &ElasticsearchConfig) -> Result<Self, ClientError> {
+        Self::with_headers(config, HeaderMap::new())
+    }
+
+    /// The same credentials and certificates for the Kibana at `url`, which wants a header of its
+    /// own with everything that writes.
+    ///
+    /// # Errors
+    /// If a file cannot be read or used.
+    pub fn for_kibana(config: &ElasticsearchConfig, url: &HostUrl) -> Result<Self, ClientError> {
+        let config = ElasticsearchConfig {
+            hosts: vec![url.clone()],
+            ..config.clone()
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("kbn-xsrf", HeaderValue::from_static("true"));
+        Self::with_headers(&config, headers)
+    }
+
+    fn with_headers(config: &ElasticsearchConfig, headers: HeaderMap) -> Result<Self, ClientError> {
         assert!(!config.hosts.is_empty(), "the configuration demands a host");
-        let access = Access::new(config, Files::read(config)?)?;
+        let access = Access::new(config, Files::read(config)?, &headers)?;
         Ok(Self(Arc::new(Shared {
             config: config.clone(),
+            headers,
             access: Mutex::new(Arc::new(access)),
             current: AtomicUsize::new(0),
         })))

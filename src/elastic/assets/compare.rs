@@ -46,10 +46,10 @@ impl fmt::Display for Difference {
 
 /// An asset in the form in which it can be compared.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Content(BTreeMap<String, String>);
+pub(in crate::elastic) struct Content(BTreeMap<String, String>);
 
 impl Content {
-    pub(super) fn of(asset: &Value) -> Self {
+    pub(in crate::elastic) fn of(asset: &Value) -> Self {
         let mut flat = BTreeMap::new();
         flatten(String::new(), asset, &mut flat);
         for stamp in STAMPS {
@@ -59,12 +59,12 @@ impl Content {
     }
 
     /// The fingerprint that was written into the asset when it was installed.
-    pub(super) fn recorded_fingerprint(&self) -> Option<&str> {
+    pub(in crate::elastic) fn recorded_fingerprint(&self) -> Option<&str> {
         self.0.get(FINGERPRINT).map(String::as_str)
     }
 
     /// SHA-256 over all of the content but the recorded fingerprint, in lower-case hexadecimal.
-    pub(super) fn fingerprint(&self) -> String {
+    pub(in crate::elastic) fn fingerprint(&self) -> String {
         let mut context = Context::new(&SHA256);
         for (path, text) in self.0.iter().filter(|(path, _)| *path != FINGERPRINT) {
             // Lengths first, so that no two contents run together into the same bytes.
@@ -81,7 +81,7 @@ impl Content {
     }
 
     /// Where this content, which is ours, differs from what Elasticsearch holds.
-    pub(super) fn differences(&self, theirs: &Self) -> Vec<Difference> {
+    pub(in crate::elastic) fn differences(&self, theirs: &Self) -> Vec<Difference> {
         let paths: BTreeSet<&String> = self.0.keys().chain(theirs.0.keys()).collect();
         paths
             .into_iter()

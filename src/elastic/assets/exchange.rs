@@ -147,7 +147,7 @@ fn list(assets: &[String]) -> String {
     format!("{} {verb}", assets.join(" and "))
 }
 
-pub(super) async fn exchange<S, E>(
+pub(in crate::elastic) async fn exchange<S, E>(
     send: &S,
     request: Request,
     doing: &str,
@@ -162,7 +162,7 @@ where
     })
 }
 
-pub(super) fn failure(doing: String, answer: &Answer) -> InstallError {
+pub(in crate::elastic) fn failure(doing: String, answer: &Answer) -> InstallError {
     let reason = reasons(&answer.body);
     if answer.status == 403 {
         return InstallError::Forbidden {
@@ -185,7 +185,7 @@ pub(super) fn error_type(body: &Value) -> Option<&str> {
     body.pointer("/error/type")?.as_str()
 }
 
-pub(super) fn has_no_handler(body: &Value) -> bool {
+pub(in crate::elastic) fn has_no_handler(body: &Value) -> bool {
     let error = body.get("error").and_then(Value::as_str);
     error.is_some_and(|error| error.starts_with("no handler found"))
 }
@@ -232,7 +232,7 @@ fn privileges(reason: &str) -> Vec<String> {
 }
 
 /// A name as one segment of a path.
-pub(super) fn percent_encoded(name: &str) -> String {
+pub(in crate::elastic) fn percent_encoded(name: &str) -> String {
     let mut segment = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~@".contains(&byte) {

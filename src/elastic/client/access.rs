@@ -63,9 +63,13 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Prepares the transports. Connects nowhere yet.
-    pub(super) fn new(config: &ElasticsearchConfig, files: Files) -> Result<Self, ClientError> {
-        let mut headers = HeaderMap::new();
+    /// Prepares the transports; each request bears the headers. Connects nowhere yet.
+    pub(super) fn new(
+        config: &ElasticsearchConfig,
+        files: Files,
+        headers: &HeaderMap,
+    ) -> Result<Self, ClientError> {
+        let mut headers = headers.clone();
         if let Some(auth) = &files.auth {
             let mut value = HeaderValue::from_str(&authorization(auth))
                 .expect("base64 and ASCII words are legal in a header");
@@ -194,6 +198,10 @@ impl Host {
                 headers.insert(CONTENT_TYPE, ndjson);
                 Some(bytes)
             }
+            Body::NdjsonFile(file) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+                Some(form_of(&file))
+            }
             Body::GzippedNdjson(bytes) => {
                 headers.insert(CONTENT_TYPE, ndjson);
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -234,6 +242,20 @@ impl Host {
             retry_after,
         })
     }
+}
+
+/// What ends a part of a form; nothing that is sent as a file holds it.
+const FORM: &str = "multipart/form-data; boundary=end-of-a-part-of-teleport-event-indexer";
+const PART_BEGIN: &str = "--end-of-a-part-of-teleport-event-indexer\r\n\
+     Content-Disposition: form-data; name=\"file\"; filename=\"objects.ndjson\"\r\n\
+     Content-Type: application/ndjson\r\n\r\n";
+const PART_END: &str = "\r\n--end-of-a-part-of-teleport-event-indexer--\r\n";
+
+/// A form with one file.
+fn form_of(file: &[u8]) -> Bytes {
+    [PART_BEGIN.as_bytes(), file, PART_END.as_bytes()]
+        .concat()
+        .into()
 }
 
 const CA: &str = "the certificate authority";

@@ -83,7 +83,7 @@ impl Client {
         if files == self.access().files {
             return Ok(None);
         }
-        let fresh = Access::new(&self.0.config, files)?;
+        let fresh = Access::new(&self.0.config, files, &self.0.headers)?;
         let answer = self.request_by(&fresh, Method::Get, "/", Body::Empty);
         let answer = answer.await?;
         match answer.status {

@@ -262,6 +262,14 @@ impl Client {
         }
     }
 
+    /// The same node by an API key in its encoded form.
+    pub(crate) fn with_api_key(&self, encoded: &str) -> Self {
+        Self {
+            address: self.address.clone(),
+            authorization: Some(format!("authorization: ApiKey {encoded}")),
+        }
+    }
+
     /// # Errors
     /// If the node cannot be reached.
     pub(crate) fn try_request(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {

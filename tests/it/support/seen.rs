@@ -94,6 +94,28 @@ pub(crate) fn seen(output: &Output, directory: &Path) -> String {
     text
 }
 
+/// What is seen of `install`, but for what it says of the template and what belongs to it.
+pub(crate) fn beside_the_template(seen: &str) -> String {
+    let of_the_template = [
+        "lifecycle policy ",
+        "component template ",
+        "index template ",
+        "verified: ",
+        "not verified: ",
+    ];
+    let is_other = |line: &&str| !of_the_template.iter().any(|begin| line.starts_with(begin));
+    let lines: Vec<&str> = seen.lines().filter(is_other).collect();
+    let mut text = String::new();
+    for (n, line) in lines.iter().enumerate() {
+        // Of a stream of which nothing is left there is no head, either.
+        let next = lines.get(n + 1).unwrap_or(&"--- ");
+        if !line.starts_with("--- ") || !next.starts_with("--- ") {
+            writeln!(text, "{line}").expect("it is a String");
+        }
+    }
+    text
+}
+
 /// A text without what differs between two runs: the test's folder, ports, process ids, the day and
 /// the time, pauses of random length; what is said several times in a row is there once.
 pub(crate) fn masked(text: &str, directory: &Path) -> String {
