@@ -70,6 +70,8 @@ pub struct Config {
     pub window_size: Duration,
     /// Which events are wanted.
     pub filter: EventFilter,
+    /// How session recordings are read; `None` if they are not.
+    pub sessions: Option<SessionsConfig>,
     /// Where the very first start begins, to the second; the moment of that start if `None`.
     pub start_time: Option<DateTime<Utc>>,
     /// Windows or chunks that are read side by side while catching up, 1 to 64.
@@ -108,6 +110,22 @@ impl EventFilter {
     pub fn admits(&self, event_type: &[u8]) -> bool {
         let is_in = |types: &BTreeSet<String>| types.iter().any(|t| t.as_bytes() == event_type);
         (self.types.is_empty() || is_in(&self.types)) && !is_in(&self.skip_types)
+    }
+}
+
+/// How session recordings are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionsConfig {
+    /// Types of their events that are left out.
+    pub skip_types: BTreeSet<String>,
+    /// Whether a document tells of each session whose recording is done with.
+    pub has_summaries: bool,
+}
+
+impl SessionsConfig {
+    /// Whether events of this type are left out.
+    pub fn skips(&self, event_type: &[u8]) -> bool {
+        self.skip_types.iter().any(|t| t.as_bytes() == event_type)
     }
 }
 
@@ -200,6 +218,7 @@ impl Config {
                 values::duration(Duration::from_secs(1), Duration::from_hours(24 * 366)),
             ),
             filter: filter(r),
+            sessions: sessions(r),
             start_time: r.optional(&keys::START_TIME, values::time),
             concurrency: r.value(&keys::CONCURRENCY, values::integer(1, 64)),
             grace_period: r.value(
@@ -268,6 +287,15 @@ fn filter(resolver: &mut Resolver) -> EventFilter {
     filter
 }
 
+fn sessions(resolver: &mut Resolver) -> Option<SessionsConfig> {
+    let is_on = resolver.value(&keys::SESSIONS, values::boolean);
+    let config = SessionsConfig {
+        skip_types: resolver.value(&keys::SKIP_SESSION_TYPES, values::event_types),
+        has_summaries: resolver.value(&keys::SESSION_SUMMARIES, values::boolean),
+    };
+    is_on.then_some(config)
+}
+
 fn log_format(value: &sources::Value) -> Result<LogFormat, values::Problem> {
     match values::text(value).as_deref() {
         Ok("text") => Ok(LogFormat::Text),
@@ -308,21 +336,6 @@ fn refuse_later_features(resolver: &mut Resolver) {
     );
     resolver.optional(&keys::LOCK_PERIOD, values::any_duration);
     resolver.optional(&keys::LOCK_FOR, values::any_duration);
-    if resolver.value(&keys::SESSIONS, values::boolean) {
-        resolver.wrong(
-            &keys::SESSIONS,
-            "session recordings are not exported by this version; set it to false",
-        );
-    }
-    if resolver
-        .optional(&keys::SKIP_SESSION_TYPES, values::list)
-        .is_some()
-    {
-        resolver.warn_about(
-            &keys::SKIP_SESSION_TYPES,
-            "session recordings are not exported by this version",
-        );
-    }
     if resolver.is_set(&keys::LISTEN_ADDR) {
         resolver.wrong(
             &keys::LISTEN_ADDR,

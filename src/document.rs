@@ -13,6 +13,7 @@ mod id;
 mod index_pattern;
 mod json;
 mod keys;
+pub(crate) mod member;
 pub mod safe_form;
 mod text;
 

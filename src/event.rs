@@ -1,5 +1,7 @@
 //! One audit event as Teleport hands it out. Its body stays protobuf wire bytes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 /// An event of Teleport's audit log: the decoded header of an `EventUnstructured` and its body,
@@ -19,6 +21,9 @@ pub struct AuditEvent {
     pub index: i64,
     /// The event: wire bytes of a `google.protobuf.Struct`.
     pub body: Bytes,
+    /// The session in whose recording it was found, if it has neither that nor a `uid` itself: two
+    /// sessions may have recorded the same otherwise. `None` for all other events.
+    pub session: Option<Arc<str>>,
 }
 
 /// A point in time as protobuf has it: seconds since 1970 and nanoseconds.

@@ -45,6 +45,7 @@ pub mod progress;
 pub mod quota;
 pub mod retry;
 mod run;
+mod session;
 
 pub use progress::Lane;
 pub use run::{Pipeline, Summary};

@@ -3,7 +3,8 @@
 //!
 //! Servers whose audit backend can (Athena, so Teleport Cloud) hand out *export chunks*: unordered
 //! pieces of a UTC day that never change once listed. All others have the *search*: pages in time
-//! order. [`audit_log::AuditLog`] asks which it is and reads with the one or the other.
+//! order. [`audit_log::AuditLog`] asks which it is and reads with the one or the other, and beside it
+//! the recordings of sessions that the log tells of.
 
 pub mod audit_log;
 pub mod client;
@@ -12,4 +13,5 @@ mod export;
 pub mod identity;
 mod pace;
 pub(crate) mod proto;
+mod recording;
 mod search;

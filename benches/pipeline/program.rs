@@ -80,7 +80,7 @@ pub(crate) fn write_config(folder: &Path, route: &Route<'_>) -> Result<PathBuf> 
         .and_utc();
     let path = folder.join("config.toml");
     let text = format!(
-        "storage = {:?}\nstart-time = \"{}\"\n[teleport]\naddr = {:?}\nidentity = {:?}\n\
+        "storage = {:?}\nstart-time = \"{}\"\nsessions = false\n[teleport]\naddr = {:?}\nidentity = {:?}\n\
          [forward.elasticsearch]\nhosts = [\"http://{}\"]\n{}\n",
         folder.join("state"),
         start.to_rfc3339(),

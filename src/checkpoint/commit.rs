@@ -8,6 +8,7 @@ use rusqlite::{OptionalExtension, Transaction, named_params, params};
 use super::error::Failure;
 use super::export::{self, DAY_MS};
 use super::gap::{self, Filled};
+use super::recording::{self, RecordingStep};
 use super::run::{self, RunId, SourceMode, Window};
 use super::{Checkpoint, CheckpointError, left_out, now_ms, signed};
 
@@ -42,6 +43,8 @@ pub enum Step {
         /// The chunk, in the server's words.
         chunk: String,
     },
+    /// How far a session's recording has been read.
+    Recording(Box<RecordingStep>),
     /// The same as another step, and what was missing is there now.
     Filled {
         /// The other step, unless the read moves nothing.
@@ -52,12 +55,22 @@ pub enum Step {
 }
 
 impl Step {
-    /// The event API by which it was made.
+    /// The event API by which it was made; `None` if that does not matter.
     fn mode(&self) -> Option<SourceMode> {
         match self {
             Self::Window { .. } => Some(SourceMode::Search),
             Self::Chunk { .. } | Self::ChunkDone { .. } => Some(SourceMode::Export),
+            Self::Recording(_) => None,
             Self::Filled { by, .. } => by.as_ref()?.mode(),
+        }
+    }
+
+    /// How far a session's recording has been read, if it is about that.
+    pub fn of_recording(&self) -> Option<&RecordingStep> {
+        match self {
+            Self::Recording(step) => Some(step),
+            Self::Filled { by, .. } => by.as_ref()?.of_recording(),
+            _ => None,
         }
     }
 }
@@ -122,7 +135,7 @@ impl Checkpoint {
                 if let Step::Filled { filled, .. } = step {
                     gap::close(transaction, run, filled)?;
                 }
-                if step.mode().is_some_and(|mode| standing.reads_by(mode)) {
+                if step.mode().is_none_or(|mode| standing.reads_by(mode)) {
                     take(transaction, run, step)?;
                 }
             }
@@ -197,6 +210,7 @@ fn take(transaction: &Transaction<'_>, run: RunId, step: &Step) -> rusqlite::Res
             )?
             .execute(params![run.0, export::day(*date), chunk, cursor])
             .map(drop),
+        Step::Recording(step) => recording::take(transaction, run, step),
         Step::Filled { by, .. } => match by {
             Some(by) => take(transaction, run, by),
             None => Ok(()),

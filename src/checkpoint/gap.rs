@@ -27,17 +27,25 @@ pub struct Gap {
     pub event_id: Option<String>,
     /// The id of the dead letter that holds its bytes.
     pub dead_letter: Option<String>,
+    /// The session whose recording it is about.
+    pub session: Option<String>,
     /// When it was found.
     pub found_ms: i64,
 }
 
 impl Gap {
-    /// Whether the two are about the same: reason, span, chunk and dead letter.
+    /// Whether the two are about the same: reason, span, chunk, dead letter and session.
     pub fn is_same(&self, other: &Self) -> bool {
         let identity = |gap: &Self| {
-            let Self { reason, chunk, .. } = gap.clone();
+            let Self {
+                reason,
+                chunk,
+                dead_letter,
+                session,
+                ..
+            } = gap.clone();
             let place = (gap.from_ms, gap.to_ms, gap.date);
-            (reason, place, chunk, gap.dead_letter.clone())
+            (reason, place, chunk, dead_letter, session)
         };
         identity(self) == identity(other)
     }
@@ -53,8 +61,8 @@ pub struct Filled {
 }
 
 impl Checkpoint {
-    /// Writes a gap down, and says whether it is new: the same run, reason, span, chunk and dead
-    /// letter are the same gap, however often it is met. One that was closed stays closed, as what
+    /// Writes a gap down, and says whether it is new: the same run, reason, span, chunk, dead
+    /// letter and session are the same gap, however often it is met. One that was closed stays closed, as what
     /// was missing has settled.
     ///
     /// # Errors
@@ -65,9 +73,9 @@ impl Checkpoint {
                 .prepare_cached(
                     "INSERT INTO gaps
                          (run_id, reason, from_ms, to_ms, day, chunk, detail, event_type, event_id,
-                          dead_letter, found_ms)
+                          dead_letter, session, found_ms)
                      VALUES (:run, :reason, :from, :to, :day, :chunk, :detail, :type, :id,
-                         :dead_letter, :found)
+                         :dead_letter, :session, :found)
                      ON CONFLICT DO NOTHING",
                 )?
                 .execute(named_params! {
@@ -81,14 +89,15 @@ impl Checkpoint {
                     ":type": gap.event_type,
                     ":id": gap.event_id,
                     ":dead_letter": gap.dead_letter,
+                    ":session": gap.session,
                     ":found": gap.found_ms,
                 })?;
             Ok(rows == 1)
         })
     }
 
-    /// The open gaps that a run may close, by when they were found: its own; those of all runs if
-    /// it reads without filters.
+    /// The open gaps of the log that a run may close, by when they were found: its own; those of
+    /// all runs if it reads without filters. Not those of session recordings, which may be many.
     ///
     /// # Errors
     /// If the state file cannot be read.
@@ -96,7 +105,8 @@ impl Checkpoint {
         self.read("read the open gaps", |transaction| {
             let gaps = transaction
                 .prepare_cached(
-                    "SELECT * FROM gaps WHERE closed_ms IS NULL AND (:all OR run_id = :run)
+                    "SELECT * FROM gaps
+                     WHERE closed_ms IS NULL AND session IS NULL AND (:all OR run_id = :run)
                      ORDER BY found_ms, id",
                 )?
                 .query_map(named_params! {":all": of_all_runs, ":run": run.0}, read)?
@@ -116,7 +126,8 @@ pub(super) fn close(
         "UPDATE gaps SET closed_ms = :now
          WHERE closed_ms IS NULL AND (:all OR run_id = :run)
              AND reason = :reason AND from_ms = :from AND to_ms = :to
-             AND day IS :day AND chunk IS :chunk AND dead_letter IS :dead_letter",
+             AND day IS :day AND chunk IS :chunk AND dead_letter IS :dead_letter
+             AND session IS :session",
     )?;
     for gap in &filled.gaps {
         close.execute(named_params! {
@@ -129,6 +140,7 @@ pub(super) fn close(
             ":day": gap.date.map(export::day),
             ":chunk": gap.chunk,
             ":dead_letter": gap.dead_letter,
+            ":session": gap.session,
         })?;
     }
     Ok(())
@@ -147,6 +159,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Gap> {
         event_type: row.get("event_type")?,
         event_id: row.get("event_id")?,
         dead_letter: row.get("dead_letter")?,
+        session: row.get("session")?,
         found_ms: row.get("found_ms")?,
     })
 }

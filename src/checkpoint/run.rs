@@ -203,10 +203,11 @@ impl Checkpoint {
             load_backfill(transaction, run, "restarted")?;
             forget_progress(transaction, run)?;
             left_out::forget(transaction, run)?;
+            forget_recordings(transaction, run)?;
             transaction.execute(
                 "UPDATE runs SET finished = 0, mode = NULL, position_ms = from_ms,
                      events = 0, created = 0, safe_form = 0, already_there = 0, dead_letters = 0, filtered = 0,
-                     document_bytes = 0, updated_ms = ?2
+                     document_bytes = 0, recordings = 0, updated_ms = ?2
                  WHERE id = ?1",
                 params![run.0, now_ms()],
             )?;
@@ -230,6 +231,7 @@ impl Checkpoint {
                 }));
             }
             forget_progress(transaction, run)?;
+            forget_recordings(transaction, run)?;
             transaction.execute(
                 "UPDATE runs SET finished = 1, updated_ms = ?2 WHERE id = ?1",
                 params![run.0, now_ms()],
@@ -399,6 +401,13 @@ fn forget_progress(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Resul
         transaction.execute(&format!("DELETE FROM {table} WHERE run_id = ?1"), [run.0])?;
     }
     Ok(())
+}
+
+/// A change of the event API leaves them alone: they are read by a call of their own.
+fn forget_recordings(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
+    transaction
+        .execute("DELETE FROM recordings WHERE run_id = ?1", [run.0])
+        .map(drop)
 }
 
 #[cfg(test)]

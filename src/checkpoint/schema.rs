@@ -7,7 +7,7 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5];
 
 /// What a file is, by its header.
 #[derive(Debug, PartialEq, Eq)]
@@ -173,6 +173,31 @@ CREATE TABLE left_out (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Keeps the session recordings that are to be read; gaps know of which session they are.
+const FORMAT_5: &str = "
+CREATE TABLE recordings (
+    run_id INTEGER NOT NULL REFERENCES runs (id),
+    session TEXT NOT NULL,
+    upload_ms INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending'
+        CHECK (state IN ('pending', 'read', 'missing', 'unreadable')),
+    next_index INTEGER NOT NULL DEFAULT 0,
+    readings INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    due_ms INTEGER NOT NULL,
+    recorded TEXT,
+    PRIMARY KEY (run_id, session)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX recordings_due ON recordings (run_id, due_ms) WHERE state = 'pending';
+ALTER TABLE runs ADD COLUMN recordings INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE gaps ADD COLUMN session TEXT;
+DROP INDEX gaps_identity;
+CREATE UNIQUE INDEX gaps_identity ON gaps (
+    run_id, reason, from_ms, to_ms, ifnull(day, ''), ifnull(chunk, ''), ifnull(dead_letter, ''),
+    ifnull(session, ''));
+CREATE INDEX gaps_of_session ON gaps (session) WHERE session IS NOT NULL AND closed_ms IS NULL;
+";
+
 /// Reads whose file it is and which format it has; changes nothing.
 pub(super) fn format(connection: &Connection) -> rusqlite::Result<Format> {
     let (application, format, tables): (i64, i64, i64) = connection.query_row(
@@ -248,6 +273,23 @@ mod tests {
             migrate(&mut connection, MIGRATIONS).unwrap();
             assert_eq!(format(&connection).unwrap(), Format::Ours(newest()));
         }
+        // A gap of before there were recordings is the same gap afterwards.
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, &MIGRATIONS[..3]).unwrap();
+        let gap = "INSERT INTO gaps (run_id, reason, from_ms, to_ms, detail, found_ms)
+             VALUES (1, 'event_unreadable', 1, 2, '', 3);";
+        let run = "INSERT INTO runs (kind, from_ms, filters, position_ms, updated_ms)
+             VALUES ('daemon', 1, '', 7, 0);";
+        connection.execute_batch(&format!("{run}{gap}")).unwrap();
+        migrate(&mut connection, MIGRATIONS).unwrap();
+        connection.execute_batch(gap).unwrap_err();
+        connection
+            .execute_batch(
+                &gap.replace("found_ms)", "found_ms, session)")
+                    .replace("3);", "3, 's');"),
+            )
+            .unwrap();
+
         let mut connection = with_a_run();
         migrate(&mut connection, &[MIGRATIONS, &[NEXT]].concat()).unwrap();
         assert_eq!(format(&connection).unwrap(), Format::Ours(newest() + 1));

@@ -54,6 +54,12 @@ pub struct RunSummary {
     pub open_windows: u64,
     /// Export: chunks that are listed or begun.
     pub open_chunks: u64,
+    /// Session recordings that were read to their end.
+    pub recordings: u64,
+    /// Those that are to be read, or to be looked for again.
+    pub open_recordings: u64,
+    /// Those of them that could not be read so far.
+    pub failed_recordings: u64,
     /// Gaps that it found and that are open.
     pub gaps: u64,
     /// What it left out, the oldest first; see [`Checkpoint::leave_out`].
@@ -131,7 +137,12 @@ fn count_gaps(transaction: &Transaction<'_>, which: &str) -> rusqlite::Result<u6
 fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
     let mut runs: Vec<RunSummary> = transaction
         .prepare_cached(&format!(
-            "SELECT id, from_ms, to_ms, filters, mode, position_ms, finished, updated_ms,
+            "SELECT id, from_ms, to_ms, filters, mode, position_ms, finished, updated_ms, recordings,
+                 (SELECT count(*) FROM recordings WHERE run_id = runs.id AND state = 'pending')
+                     AS open_recordings,
+                 (SELECT count(*) FROM recordings
+                     WHERE run_id = runs.id AND state = 'pending' AND failures > 0)
+                     AS failed_recordings,
                  (SELECT count(*) FROM windows WHERE run_id = runs.id AND reached_ms < windows.to_ms)
                      AS open_windows,
                  (SELECT count(*) FROM chunks WHERE run_id = runs.id AND done = 0) AS open_chunks,
@@ -159,6 +170,9 @@ fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
                 updated_ms: row.get("updated_ms")?,
                 open_windows: row.get("open_windows").map(unsigned)?,
                 open_chunks: row.get("open_chunks").map(unsigned)?,
+                recordings: row.get("recordings").map(unsigned)?,
+                open_recordings: row.get("open_recordings").map(unsigned)?,
+                failed_recordings: row.get("failed_recordings").map(unsigned)?,
                 gaps: row.get("gaps").map(unsigned)?,
                 left_out: Vec::new(),
             })

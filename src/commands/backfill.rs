@@ -15,7 +15,7 @@ use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
 use crate::commands::{Exit, Failure};
-use crate::config::{Config, EventFilter};
+use crate::config::{Config, EventFilter, SessionsConfig};
 use crate::output::{self, Progress};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Stats;
@@ -52,7 +52,7 @@ pub(super) async fn backfill(
     let Some((client, _)) = reach_teleport(&config, Patience::None, stop).await? else {
         return Ok(Exit::Failed);
     };
-    let filters = identity_of(&config.filter);
+    let filters = identity_with(config.sessions.as_ref(), identity_of(&config.filter));
     let role = Role::backfill(client.cluster(), from_ms, to_ms, &filters);
     let _lock = storage
         .map(|storage| RoleLock::acquire(&storage, &role))
@@ -163,6 +163,29 @@ pub(super) fn identity_of(filter: &EventFilter) -> String {
             list(&filter.skip_types)
         ),
     }
+}
+
+/// What of session recordings is left out by default. It is not in a backfill's identity, so this may
+/// not change with the default.
+const SKIPPED_BY_DEFAULT: &str = "desktop.recording,print";
+
+/// The same with what is read of session recordings.
+fn identity_with(sessions: Option<&SessionsConfig>, filters: String) -> String {
+    let part = match sessions {
+        None => "sessions=false".to_owned(),
+        Some(sessions) => {
+            let skipped: Vec<_> = sessions.skip_types.iter().map(String::as_str).collect();
+            let skipped = skipped.join(",");
+            if skipped == SKIPPED_BY_DEFAULT {
+                return filters;
+            }
+            format!("skip-sessions={skipped}")
+        }
+    };
+    if filters.is_empty() {
+        return part;
+    }
+    format!("{filters};{part}")
 }
 
 /// Shows how far the run has come, and by `done` what that means, until it is dropped.

@@ -138,6 +138,12 @@ async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
         },
         Err(failed) => Err(failed.into()),
     });
+    if config.sessions.is_some() {
+        findings.push(match client.ask_for_recordings().await {
+            Ok(()) => Ok("session recordings".into()),
+            Err(failed) => Err(failed.into()),
+        });
+    }
     findings
 }
 

@@ -32,12 +32,16 @@ use crate::demo::auth::{AuthControl, AuthOptions, StandInAuth};
 use crate::demo::certs::{Cluster, IdentityOptions};
 use crate::demo::elastic::{ElasticsearchOptions, StandInElasticsearch};
 use crate::demo::events::{self, Id};
-use crate::event::AuditEvent;
 use crate::output;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Stats;
 
+mod log;
 mod proof;
+mod setting;
+
+use log::{Log, emit};
+use setting::{Folder, INDEX_PREFIX, Setting};
 
 /// The invented cluster.
 const CLUSTER: &str = "demo.example.com";
@@ -85,7 +89,8 @@ pub(super) async fn demo(demo: Demo, shutdown: &Shutdown) -> Result<Exit, Failur
         log.n_events, demo.days
     ));
     let auth = StandInAuth::start(&cluster, AuthOptions::default()).await?;
-    auth.control().append(log.events());
+    let mut emitted = log.n_events;
+    let recorded = emit(auth.control(), log.values());
     cluster
         .identity(&IdentityOptions::default())?
         .write(&folder.identity())?;
@@ -120,7 +125,7 @@ pub(super) async fn demo(demo: Demo, shutdown: &Shutdown) -> Result<Exit, Failur
         DemoApi::Search => [DemoApi::Search, DemoApi::Search],
         DemoApi::Both => [DemoApi::Export, DemoApi::Search],
     };
-    let mut emitted = log.n_events;
+    let n_documents = emitted + recorded.documents();
     for (place, api) in passes.into_iter().enumerate() {
         auth.control().set_export(api == DemoApi::Export);
         let config = setting.config(place)?;
@@ -131,9 +136,9 @@ pub(super) async fn demo(demo: Demo, shutdown: &Shutdown) -> Result<Exit, Failur
             return Ok(Exit::Failed);
         };
         let (created, already_there) = if place == 0 {
-            (emitted, 0)
+            (n_documents, 0)
         } else {
-            (0, emitted)
+            (0, n_documents)
         };
         if (moved.created, moved.already_there) != (created, already_there) {
             return Err(Failure::Failed(anyhow::anyhow!(
@@ -145,9 +150,12 @@ pub(super) async fn demo(demo: Demo, shutdown: &Shutdown) -> Result<Exit, Failur
         }
     }
     let config = setting.config(0)?;
-    proof::prove(&config, &log).await?;
+    proof::prove(&config, &log, n_documents).await?;
     output::note(format_args!(
-        "every event that was emitted is there, once, as it was emitted"
+        "every event that was emitted is there, once, as it was emitted: {emitted} of the log, {} of \
+         {} session recordings ({} of what was on the screen left out), and a document about each \
+         session",
+        recorded.events, recorded.recordings, recorded.skipped
     ));
 
     if stay {
@@ -164,122 +172,6 @@ pub(super) async fn demo(demo: Demo, shutdown: &Shutdown) -> Result<Exit, Failur
     }
     auth.stop().await;
     Ok(Exit::Done)
-}
-
-/// The invented audit log.
-struct Log {
-    n_events: u64,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-}
-
-impl Log {
-    fn values(&self) -> impl Iterator<Item = Value> + use<> {
-        events::generate(SEED, self.n_events, self.from, self.to, CLUSTER)
-    }
-
-    fn events(&self) -> impl Iterator<Item = AuditEvent> + use<> {
-        self.values()
-            .map(|event| events::encode(&event, Id::OfEvent))
-    }
-}
-
-/// A new folder of this run's own, for this user alone.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self, Failure> {
-        let name = format!("teleport-event-indexer-demo-{}", std::process::id());
-        for attempt in 0..100 {
-            let path = std::env::temp_dir().join(format!("{name}-{attempt}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                // Never into a folder that somebody else has put there.
-                Err(taken) if taken.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(failed) => {
-                    return Err(failed)
-                        .with_context(|| format!("cannot make the folder {}", path.display()))?;
-                }
-            }
-        }
-        Err(Failure::Failed(anyhow::anyhow!(
-            "no free name for a folder in the system's own"
-        )))
-    }
-
-    fn identity(&self) -> PathBuf {
-        self.0.join("identity")
-    }
-
-    fn documents(&self) -> PathBuf {
-        self.0.join("documents.sqlite")
-    }
-
-    fn state(&self, pass: usize) -> PathBuf {
-        self.0.join(format!("state-{}", pass + 1))
-    }
-
-    fn elasticsearch(&self) -> ElasticsearchOptions {
-        let database = Some(self.documents());
-        ElasticsearchOptions {
-            database,
-            ..ElasticsearchOptions::default()
-        }
-    }
-}
-
-/// Where everything is, as the pipeline's configuration needs it.
-struct Setting<'a> {
-    folder: &'a Folder,
-    auth: &'a StandInAuth,
-    url: &'a HostUrl,
-    log: &'a Log,
-}
-
-/// What the indices of a demonstration begin with, so that they never mix with real ones.
-const INDEX_PREFIX: &str = "teleport-demo-";
-
-impl Setting<'_> {
-    fn index(&self) -> String {
-        // A number of its own for each run, as a real Elasticsearch keeps what earlier runs left.
-        format!("{INDEX_PREFIX}{}-%Y.%m.%d", self.log.to.timestamp())
-    }
-
-    /// The configuration of a pass, through the same gate as a user's. Credentials for a real
-    /// Elasticsearch come from the environment.
-    fn config(&self, pass: usize) -> Result<Config, Failure> {
-        let path = |path: &Path| path.display().to_string();
-        let settings: [(&'static Key, String); 8] = [
-            (&keys::STORAGE, path(&self.folder.state(pass))),
-            (&keys::START_TIME, self.log.from.to_rfc3339()),
-            (&keys::TELEPORT_ADDR, self.auth.address().to_string()),
-            (&keys::TELEPORT_IDENTITY, path(&self.folder.identity())),
-            (&keys::HOSTS, self.url.to_string()),
-            (&keys::INDEX, self.index()),
-            (&keys::TEMPLATE, "teleport-demo".into()),
-            (&keys::POLICY, "teleport-demo".into()),
-        ];
-        let flags = settings
-            .into_iter()
-            .map(|(key, value)| FlagSetting {
-                key,
-                values: vec![value],
-            })
-            .chain([FlagSetting {
-                key: &keys::TIMEOUT,
-                values: vec!["500ms".into()],
-            }])
-            .collect();
-        let needs = Needs {
-            teleport: true,
-            elasticsearch: true,
-            storage: true,
-        };
-        let raw = sources::collect(None, std::env::vars_os(), flags)?;
-        let (config, _) =
-            Config::resolve(raw, needs).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
-        Ok(config)
-    }
 }
 
 async fn install_into(config: &Config, stop: &CancellationToken) -> Result<(), Failure> {
@@ -389,7 +281,7 @@ async fn emit_live(control: &AuthControl, stop: &CancellationToken, emitted: &mu
         let now = Utc::now();
         seed += 1;
         let live = events::generate(seed, LIVE_EVENTS, last, now, CLUSTER);
-        control.append(live.map(|event| events::encode(&event, Id::OfEvent)));
+        emit(control, live);
         *emitted += LIVE_EVENTS;
         last = now;
     }
@@ -406,7 +298,7 @@ async fn serve_auth(
 ) -> Result<Exit, Failure> {
     let auth = StandInAuth::start(cluster, options).await?;
     auth.control().set_export(api != DemoApi::Search);
-    auth.control().append(log.events());
+    emit(auth.control(), log.values());
     let identity = identity_dir.join("identity");
     // Last, since whoever waits for the server waits for this file.
     cluster

@@ -162,6 +162,16 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
             counts.dead_letters
         ),
     ];
+    if run.recordings + run.open_recordings > 0 {
+        let failed = match run.failed_recordings {
+            0 => String::new(),
+            failed => format!(", {failed} of them could not be read yet"),
+        };
+        lines.push(format!(
+            "  {} session recordings read, {} to be read{failed}",
+            run.recordings, run.open_recordings
+        ));
+    }
     lines.extend(left_out_words(&run.left_out).map(|words| format!("  {words}")));
     lines
 }
@@ -214,6 +224,8 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
             "document_bytes": counts.document_bytes,
             "open_windows": run.open_windows,
             "open_chunks": run.open_chunks,
+            "recordings": {"read": run.recordings, "open": run.open_recordings,
+                "failed": run.failed_recordings},
             "gaps": run.gaps,
             "left_out": left_out.collect::<Vec<_>>(),
             "updated": time(run.updated_ms),

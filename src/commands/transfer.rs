@@ -185,6 +185,7 @@ pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
         concurrency: config.concurrency,
         exit_on_last_event: false,
         events_per_second: config.limits.events_per_second,
+        sessions: config.sessions.clone(),
     }
 }
 

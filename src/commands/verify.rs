@@ -179,6 +179,7 @@ async fn compare(
     };
     let mut reading = reading(&config, from_ms);
     reading.to_ms = Some(to_ms);
+    reading.sessions = None;
     let stats = Arc::new(Stats::default());
     let bar = show_progress(stats.clone(), run.clone(), to_ms, "compared");
     let mut transfer = Transfer {

@@ -204,8 +204,15 @@ table! {
         "Only events of these types, exact names; all types if not set");
     SKIP_EVENT_TYPES = key("skip-event-types", Kind::List, Group::Reading,
         "No events of these types, exact names");
+    SESSIONS = key("sessions", Kind::Bool, Group::Reading,
+        "Whether the events of session recordings are read").default("true");
+    SKIP_SESSION_TYPES = key("skip-session-types", Kind::List, Group::Reading,
+        "No events of these types of session recordings, exact names")
+        .default("print,desktop.recording");
+    SESSION_SUMMARIES = key("session-summaries", Kind::Bool, Group::Reading,
+        "Whether a document tells of each session whose recording was read").default("true");
     CONCURRENCY = key("concurrency", Kind::Integer, Group::Reading,
-        "Windows or chunks read side by side while catching up").default("5");
+        "Windows or chunks read side by side while catching up, and session recordings").default("5");
     TIMEOUT = key("timeout", Kind::Duration, Group::Following,
         "Pause between two polls of the audit log").default("5s");
     START_TIME = key("start-time", Kind::Time, Group::Following,
@@ -214,11 +221,6 @@ table! {
         "off, error, warn, info, debug or trace, or such levels by target: \
          info,teleport_event_indexer::teleport=debug").default("info");
     LOG_FORMAT = key("log-format", Kind::Text, Group::Logging, "text or json").default("text");
-    SESSIONS = key("sessions", Kind::Bool, Group::Later,
-        "Session recordings; only false is accepted").default("false");
-    SKIP_SESSION_TYPES = key("skip-session-types", Kind::List, Group::Later,
-        "Types of events of session recordings to leave out; has no effect");
-
     TELEPORT_ADDR = key("teleport.addr", Kind::Text, Group::Teleport,
         "Proxy Service or Auth Service, host:port");
     TELEPORT_IDENTITY = key("teleport.identity", Kind::Path, Group::Teleport,

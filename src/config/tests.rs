@@ -256,7 +256,7 @@ dead-letter-bytes = "4G"
 log-level = "loud"
 log-format = 1.5
 namespace = " "
-sessions = true
+sessions = "always"
 
 [teleport]
 addr = "https://teleport.example.com"
@@ -307,7 +307,7 @@ for = "a while"
     DIR/config.toml:12: log-level = "loud": must be off, error, warn, info, debug or trace, or such levels by target: info,teleport_event_indexer::teleport=debug
     DIR/config.toml:13: log-format = 1.5: must be text or json
     DIR/config.toml:14: namespace = " ": must not be empty
-    DIR/config.toml:15: sessions: session recordings are not exported by this version; set it to false
+    DIR/config.toml:15: sessions = "always": must be true or false
     DIR/config.toml:18: teleport.addr = "https://teleport.example.com": must be host:port, without a scheme
     DIR/config.toml:19: teleport.identity = ["/x"]: must be a text in quotes
     DIR/config.toml:20: teleport.refresh.enabled = "yes": must be true or false
@@ -472,8 +472,6 @@ fn secrets_and_where_they_lie() {
 fn doubts() {
     let text = r#"
 batch = 20
-skip-session-types = ["print"]
-sessions = false
 lock.enabled = false
 lock.failed-attempts-count = 3
 lock.period = "1m"
@@ -504,9 +502,8 @@ api-key = "id:hunter2"
     FDFWD_LOCKING_ENABLED is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_LOCK_ENABLED
     FDFWD_STORAGE is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_STORAGE
     FDWRD_TELEPORT_CERT is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_TELEPORT_CERT
-    DIR/config.toml:3: skip-session-types = ["print"]: session recordings are not exported by this version
     DIR/config.toml:2: batch = 20: so small a page makes searches slow; leave it out to read 10000 events at a time
-    DIR/config.toml:10: teleport.refresh.interval = "1m": has no effect unless refresh.enabled is true
+    DIR/config.toml:8: teleport.refresh.interval = "1m": has no effect unless refresh.enabled is true
     http://es.example.com:9200/ is not encrypted: credentials and events cross the network in the clear; use https
     "#);
 }
@@ -534,6 +531,8 @@ namespace = "other"
 window_size = "12h"
 types = ["user.login"]
 skip-event-types = "cert.create, session.start"
+skip-session-types = "print"
+session-summaries = false
 start-time = 2026-01-31T08:00:00.9+01:00
 concurrency = 8
 grace-period = "0s"
@@ -603,6 +602,14 @@ bytes-per-second = "10MB"
                 "session.start",
             },
         },
+        sessions: Some(
+            SessionsConfig {
+                skip_types: {
+                    "print",
+                },
+                has_summaries: false,
+            },
+        ),
         start_time: Some(
             2026-01-31T07:00:00Z,
         ),
@@ -746,6 +753,9 @@ fn what_is_shown_is_what_is_in_effect() {
     namespace = "default"  # default
     window-size = "24h"  # default
     types = ["user.login", "session.start"]  # --types
+    sessions = true  # default
+    skip-session-types = ["print", "desktop.recording"]  # default
+    session-summaries = true  # default
     concurrency = 5  # default
     timeout = "5s"  # default
     log-level = "info"  # default

@@ -4,10 +4,11 @@
 //! What it promises is what Teleport's servers do, not more: chunks are listed in no order and
 //! completely each time; a day without events is an empty stream; a cursor resumes after its
 //! event; a page may be shorter than its limit and only an empty last key ends it; a start key
-//! that is not in the range gives an empty page; both ends of a search range are inclusive. A
-//! client without a certificate passes the handshake and is refused at each call.
+//! that is not in the range gives an empty page; both ends of a search range are inclusive; of a
+//! recording come the events from an index on, that one included. A client without a certificate passes the handshake and is refused at each call.
 
 mod log;
+mod recordings;
 mod script;
 mod service;
 
@@ -36,6 +37,7 @@ use crate::teleport::proto::auth::auth_service_server::AuthServiceServer;
 use script::Shared;
 use service::Service;
 
+pub use recordings::RecordingFault;
 pub use script::{KeyFault, Method, Request, Unreadable};
 
 /// Why the stand-in did not start.
@@ -236,6 +238,28 @@ impl AuthControl {
     /// How many events the log holds.
     pub fn n_events(&self) -> usize {
         self.0.log.lock().n_events()
+    }
+
+    /// Has a recording of this session, instead of one that was there.
+    pub fn record(
+        &self,
+        session: impl Into<String>,
+        events: impl IntoIterator<Item = AuditEvent>,
+        fault: Option<RecordingFault>,
+    ) {
+        let mut recordings = self.0.recordings.lock();
+        recordings.set(session.into(), events, fault);
+    }
+
+    /// From now on this is wrong with a recording, or nothing.
+    pub fn set_recording_fault(&self, session: &str, fault: Option<RecordingFault>) {
+        self.0.recordings.lock().set_fault(session, fault);
+    }
+
+    /// Whether each call for a recording makes an event in the audit log, as Teleport's do. Not at
+    /// first.
+    pub fn audit_recordings(&self, audits: bool) {
+        self.0.script.lock().audits_recordings = audits;
     }
 
     /// Whether the export API answers, or ends with `Unimplemented`.

@@ -9,6 +9,7 @@
 mod cast;
 mod catalogue;
 mod random;
+mod recordings;
 mod services;
 mod sessions;
 mod shells;
@@ -22,6 +23,7 @@ use crate::event::{AuditEvent, Timestamp};
 use catalogue::Scene;
 
 pub(crate) use random::Random;
+pub use recordings::recording;
 pub use wire::struct_bytes;
 
 /// `count` events of `cluster` spread evenly over `from` (inclusive) to `to` (exclusive), in the
@@ -93,6 +95,7 @@ pub fn encode(value: &Value, id: Id) -> AuditEvent {
         }),
         index: value.get("ei").and_then(Value::as_i64).unwrap_or(0),
         body: Bytes::from(struct_bytes(value)),
+        session: None,
     }
 }
 

@@ -17,7 +17,8 @@
 //! |---|---|
 //! | `event  1` | i64 time in milliseconds · i64 index within the session · type · code · id |
 //! | `json   1` | the same with the event's JSON in the place of the id; for events without an id |
-//! | `raw    1` | i64 seconds · i64 nanoseconds, both the lowest i64 if there is no time · i64 index within the session · type · id · body; for events that make no document |
+//! | `record 1` | the same as the one or the other, then the session; for events of a recording that have neither `uid` nor `sid` |
+//! | `raw    1` | i64 seconds · i64 nanoseconds, both the lowest i64 if there is no time · i64 index within the session · type · id · body, and the session if there is one; for events that make no document |
 //! | `own    1` | i64 time in milliseconds · each part; for documents about what is no event |
 //!
 //! Type and id are those of the event's header, `code` is the string of that name in its body,
@@ -77,14 +78,17 @@ impl DocumentId {
         let (seconds, nanos) = event.time.map_or((i64::MIN, i64::MIN), |time| {
             (time.seconds, time.nanos.into())
         });
-        Hasher::new(b"raw    1")
+        let mut hasher = Hasher::new(b"raw    1")
             .integer(seconds)
             .integer(nanos)
             .integer(event.index)
             .text(&event.event_type)
             .text(&event.id)
-            .text(&event.body)
-            .finish(event.time.map_or(0, |time| time.millis()))
+            .text(&event.body);
+        if let Some(session) = &event.session {
+            hasher = hasher.text(session.as_bytes());
+        }
+        hasher.finish(event.time.map_or(0, |time| time.millis()))
     }
 
     /// The id for a document that the program writes about something that is no event: the same
@@ -105,13 +109,17 @@ impl DocumentId {
             b"" => (b"json   1", json),
             id => (b"event  1", id),
         };
-        Hasher::new(domain)
+        let domain = event.session.as_ref().map_or(domain, |_| b"record 1");
+        let mut hasher = Hasher::new(domain)
             .integer(time_ms)
             .integer(event.index)
             .text(&event.event_type)
             .text(code)
-            .text(content)
-            .finish(time_ms)
+            .text(content);
+        if let Some(session) = &event.session {
+            hasher = hasher.text(session.as_bytes());
+        }
+        hasher.finish(time_ms)
     }
 }
 
@@ -227,6 +235,7 @@ mod tests {
             time: Some(Timestamp::from_millis(1_767_312_000_123)),
             index: 7,
             body: Bytes::from_static(b"\x0a\x05\x0a\x01a\x12\x00"),
+            session: None,
         }
     }
 
@@ -294,6 +303,13 @@ mod tests {
         assert!(ids.insert(id(&moved(b"user.login", b"x"), b"T1000I")));
         assert!(ids.insert(id(&moved(b"user.login", b""), b"T1000I")));
         assert!(ids.insert(id(&moved(b"user.login", b"{}"), b"T1000I")));
+        // Two sessions may have recorded the same.
+        let recorded = |session: &str| AuditEvent {
+            session: Some(session.into()),
+            ..login()
+        };
+        assert!(ids.insert(id(&recorded("6f1e"), b"T1000I")));
+        assert!(ids.insert(id(&recorded("6f1f"), b"T1000I")));
         // What cannot be converted: each part counts.
         assert!(ids.insert(DocumentId::of_raw(&event)));
         for raw in [
@@ -314,6 +330,7 @@ mod tests {
                 ..login()
             },
             moved(b"", b"user.login"),
+            recorded("6f1e"),
         ] {
             assert!(ids.insert(DocumentId::of_raw(&raw)));
         }

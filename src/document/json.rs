@@ -375,7 +375,10 @@ fn key<'a>(body: &'a [u8], mended_keys: &'a [u8], member: &Member) -> &'a [u8] {
 
 /// Key and value of an object's next member.
 #[inline(always)]
-fn next_member(body: &[u8], fields: &mut Reader<'_>) -> Result<Option<(Span, Span)>, Malformed> {
+pub(super) fn next_member(
+    body: &[u8],
+    fields: &mut Reader<'_>,
+) -> Result<Option<(Span, Span)>, Malformed> {
     const FIELDS: u32 = tag(1, LENGTH);
 
     while let Some(found) = fields.next_tag()? {

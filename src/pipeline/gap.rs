@@ -42,13 +42,19 @@ pub(super) fn of_malformed(letter: &DeadLetter, event_id: &[u8]) -> Option<Gap> 
 
 fn id(kind: &str, gap: &Gap) -> DocumentId {
     let text = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
-    let parts = [
+    let to_ms = gap.to_ms.to_be_bytes();
+    let (chunk, dead_letter) = (text(&gap.chunk), text(&gap.dead_letter));
+    let mut parts: Vec<&[u8]> = vec![
         kind.as_bytes(),
         gap.reason.as_bytes(),
-        &gap.to_ms.to_be_bytes(),
-        &text(&gap.chunk),
-        &text(&gap.dead_letter),
+        &to_ms,
+        &chunk,
+        &dead_letter,
     ];
+    // Only where there is one: the ids of other gaps stay what they were.
+    if let Some(session) = &gap.session {
+        parts.push(session.as_bytes());
+    }
     DocumentId::of_own(gap.from_ms, &parts)
 }
 
@@ -66,6 +72,7 @@ fn members(gap: &Gap) -> Map<String, Value> {
         ("event_type", json!(gap.event_type)),
         ("event_id", json!(gap.event_id)),
         ("dead_letter", json!(gap.dead_letter)),
+        ("sid", json!(gap.session)),
     ] {
         if !value.is_null() {
             members.insert(format!("{EVENT}.{name}"), value);
@@ -104,6 +111,10 @@ mod tests {
             Gap {
                 dead_letter: Some("one".into()),
                 chunk: None,
+                ..gap.clone()
+            },
+            Gap {
+                session: Some("one".into()),
                 ..gap.clone()
             },
         ];

@@ -19,6 +19,7 @@ use super::delivery::{Delivered, Delivery, InFlight};
 use super::gap;
 use super::progress::{Lane, PageNumber, Progress};
 use super::retry::Backoff;
+use super::session;
 use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
@@ -246,6 +247,8 @@ impl<K: Sink> Loop<K> {
             Some(Step::Filled { filled, .. }) => filled.gaps.clone(),
             _ => Vec::new(),
         };
+        let of_recording = reached.as_ref().and_then(Step::of_recording);
+        let summary = of_recording.and_then(session::summary);
         let number = self.progress.take(lane, reached, permit);
         if let Some(gap) = gap {
             self.take_gap(number, gap).await?;
@@ -268,6 +271,9 @@ impl<K: Sink> Loop<K> {
                 filled.from_ms,
                 gap::closed(filled, chrono::Utc::now()),
             );
+        }
+        if let Some((time_ms, summary)) = summary {
+            self.push_own(number, time_ms, summary);
         }
         if let Some(step) = self.progress.complete(number) {
             self.steps.insert(step.0, step.1);
@@ -322,7 +328,7 @@ impl<K: Sink> Loop<K> {
         Ok(())
     }
 
-    /// Puts a document about a gap into the batch.
+    /// Puts a document of our own into the batch.
     fn push_own(&mut self, page: PageNumber, time_ms: i64, own: (DocumentId, serde_json::Value)) {
         let (id, document) = own;
         let body = self.builder.body();
@@ -333,8 +339,11 @@ impl<K: Sink> Loop<K> {
                 self.push(page, start, encoded);
                 self.close_if_full();
             }
-            // The row in the state file tells of it all the same.
-            Err(unusable) => error!("no document can be made of a gap: {}", Chain(&unusable)),
+            // The row in the state file tells of a gap all the same.
+            Err(unusable) => error!(
+                "no document can be made of a gap or a session: {}",
+                Chain(&unusable)
+            ),
         }
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use chrono::{NaiveDate, TimeDelta, Utc};
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, Filled, Gap, RunId, SourceMode};
-use crate::config::EventFilter;
+use crate::checkpoint::{Checkpoint, CheckpointError, Filled, Gap, RunId, SourceMode, Step};
+use crate::config::{EventFilter, SessionsConfig};
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
@@ -19,7 +20,7 @@ use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stop
 use crate::telemetry::Stats;
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::pace::Pace;
-use crate::teleport::{export, search};
+use crate::teleport::{export, recording, search};
 
 /// The first and the longest pause before a failed call is made again. Teleport's own exporter
 /// waits up to 90 s; a shorter cap costs the server little and shows recovery sooner.
@@ -44,12 +45,14 @@ pub struct Reading {
     pub window: Duration,
     /// The pause between two looks at the log's end.
     pub poll_interval: Duration,
-    /// Windows or chunks that are read at once.
+    /// Windows or chunks that are read at once, and as many session recordings.
     pub concurrency: usize,
     /// End once everything up to now has been read.
     pub exit_on_last_event: bool,
     /// Events a second.
     pub events_per_second: Option<std::num::NonZeroU32>,
+    /// How session recordings are read; `None` if they are not.
+    pub sessions: Option<SessionsConfig>,
 }
 
 /// Why reading ended for good.
@@ -95,8 +98,12 @@ pub(super) struct Context {
     /// The newest event that was found by search in a window, ms since 1970.
     pub newest_ms: AtomicI64,
     tail: Mutex<Option<Tail>>,
-    /// Gaps that may be filled by what is read.
+    /// Gaps that may be filled by what is read; not those of recordings.
     open_gaps: Mutex<Vec<Gap>>,
+    /// There are recordings to read that were not there before.
+    pub uploads: Notify,
+    /// Why a recording could not be written down, which ends the run.
+    failure: Mutex<Option<CheckpointError>>,
     lanes: std::sync::atomic::AtomicU64,
 }
 
@@ -133,6 +140,8 @@ impl Source for AuditLog {
             newest_ms: AtomicI64::new(i64::MIN),
             tail: Mutex::default(),
             open_gaps: Mutex::default(),
+            uploads: Notify::new(),
+            failure: Mutex::default(),
             lanes: Default::default(),
         });
         let of_all_runs = context.reads_all();
@@ -140,27 +149,50 @@ impl Source for AuditLog {
             .blocking(move |checkpoint, run| checkpoint.open_gaps(run, of_all_runs))
             .await?;
         *context.open_gaps() = open;
-        loop {
-            let Some(mode) = context.probe().await else {
+        let log_ended = CancellationToken::new();
+        let log = async {
+            let read = read_log(&context).await;
+            log_ended.cancel();
+            read.inspect_err(|_| context.stop.cancel())
+        };
+        let recordings = async {
+            if context.reading.sessions.is_none() {
                 return Ok(());
-            };
-            context
-                .blocking(move |checkpoint, run| checkpoint.set_mode(run, mode))
-                .await?;
-            let end = match mode {
-                SourceMode::Export => {
-                    info!("reading by the export API");
-                    export::read(&context).await?
-                }
-                SourceMode::Search => {
-                    info!("reading by the search API: the server has no export API");
-                    search::read(&context).await?
-                }
-            };
-            match end {
-                End::Done => return Ok(()),
-                End::ApiGone => warn!("the server no longer has the API in use, asking anew"),
             }
+            let read = Box::pin(recording::read(&context, &log_ended)).await;
+            read.inspect_err(|_| context.stop.cancel())
+        };
+        let (log, recordings) = tokio::join!(Box::pin(log), recordings);
+        let failure = context.failure.lock();
+        if let Some(failure) = failure.unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(failure.into());
+        }
+        log.and(recordings)
+    }
+}
+
+/// Reads the log itself, by the API that the server has.
+async fn read_log(context: &Arc<Context>) -> Result<(), SourceError> {
+    loop {
+        let Some(mode) = context.probe().await else {
+            return Ok(());
+        };
+        context
+            .blocking(move |checkpoint, run| checkpoint.set_mode(run, mode))
+            .await?;
+        let end = match mode {
+            SourceMode::Export => {
+                info!("reading by the export API");
+                export::read(context).await?
+            }
+            SourceMode::Search => {
+                info!("reading by the search API: the server has no export API");
+                search::read(context).await?
+            }
+        };
+        match end {
+            End::Done => return Ok(()),
+            End::ApiGone => warn!("the server no longer has the API in use, asking anew"),
         }
     }
 }
@@ -270,7 +302,7 @@ impl Context {
     }
 
     /// Without filters: what is read is all that there is.
-    fn reads_all(&self) -> bool {
+    pub(super) fn reads_all(&self) -> bool {
         let EventFilter {
             types, skip_types, ..
         } = &self.reading.filter;
@@ -311,9 +343,16 @@ impl Context {
         )
     }
 
-    /// Hands a page over, within the quota.
+    /// Hands a page over, within the quota. The recordings that it tells of are written down before:
+    /// the position may pass their events as soon as it is handed over.
     pub(super) async fn send(&self, page: Page) -> Result<(), Closed> {
-        if let Some(gap) = &page.gap {
+        let of_recording = page.reached.as_ref().and_then(Step::of_recording);
+        if self.reading.sessions.is_some() && of_recording.is_none() {
+            self.note_uploads(&page).await?;
+        }
+        if let Some(gap) = &page.gap
+            && gap.session.is_none()
+        {
             let mut open = self.open_gaps();
             if !open.iter().any(|known| known.is_same(gap)) {
                 open.push(gap.clone());
@@ -332,6 +371,24 @@ impl Context {
             Some(sent) => sent,
             None => Err(Closed),
         }
+    }
+
+    async fn note_uploads(&self, page: &Page) -> Result<(), Closed> {
+        let uploads = recording::uploads(&page.events);
+        if uploads.is_empty() {
+            return Ok(());
+        }
+        let noted = self
+            .blocking(move |checkpoint, run| checkpoint.add_uploads(run, &uploads))
+            .await;
+        if let Err(failed) = noted {
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(failed);
+            self.stop.cancel();
+            return Err(Closed);
+        }
+        self.uploads.notify_one();
+        Ok(())
     }
 
     /// Runs something on the state file, off the executor's threads.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -31,9 +30,10 @@ use crate::teleport::proto::auditlog::audit_log_service_client::AuditLogServiceC
 use crate::teleport::proto::auth::auth_service_client::AuthServiceClient;
 use crate::teleport::proto::auth::{PingRequest, PingResponse};
 
-use self::codec::{EventCodec, Exported};
+use self::codec::{Answer, EventCodec};
 use self::connection::Connection;
 
+pub use self::codec::Exported;
 pub use self::error::{CallError, Remedy};
 
 /// A server that accepts a call and then says nothing for so long is taken for gone.
@@ -225,49 +225,95 @@ impl Client {
         day: chrono::NaiveDate,
         chunk: &str,
         cursor: &str,
-    ) -> Result<ChunkStream, CallError> {
-        self.wait_for_quota().await;
-        let mut events = self.events();
+    ) -> Result<EventStream<Exported>, CallError> {
         let request = auditlog::ExportUnstructuredEventsRequest {
             date: Some(wire_day(day)),
             chunk: chunk.into(),
             cursor: cursor.into(),
         };
-        let stream = answered("ExportUnstructuredEvents", async {
+        self.stream("ExportUnstructuredEvents", EXPORT_PATH, request)
+            .await
+    }
+
+    /// Reads a session's recording from the event with this index on, which comes too.
+    ///
+    /// # Errors
+    /// If the call fails; [`Remedy::NotFound`] where there is no such recording.
+    pub async fn recording(
+        &self,
+        session: &str,
+        from_index: i32,
+    ) -> Result<EventStream<AuditEvent>, CallError> {
+        let request = auditlog::StreamUnstructuredSessionEventsRequest {
+            session_id: session.into(),
+            start_index: from_index,
+        };
+        self.stream("StreamUnstructuredSessionEvents", RECORDING_PATH, request)
+            .await
+    }
+
+    /// Proves the right to read recordings, by asking for one that is not there.
+    ///
+    /// # Errors
+    /// If the call fails for another reason.
+    pub async fn ask_for_recordings(&self) -> Result<(), CallError> {
+        const NO_SESSION: &str = "00000000-0000-0000-0000-000000000000";
+        let asked = async {
+            let mut stream = self.recording(NO_SESSION, 0).await?;
+            stream.next_by(Instant::now() + SILENCE).await
+        };
+        match asked.await {
+            Err(failed) if failed.remedy() != Remedy::NotFound => Err(failed),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn stream<Q, A>(
+        &self,
+        method: &'static str,
+        path: &'static str,
+        request: Q,
+    ) -> Result<EventStream<A>, CallError>
+    where
+        Q: prost::Message + 'static,
+        A: Answer,
+    {
+        self.wait_for_quota().await;
+        let mut events = self.events();
+        let stream = answered(method, async {
             ready(&mut events).await?;
-            let path = PathAndQuery::from_static(EXPORT_PATH);
+            let path = PathAndQuery::from_static(path);
             let codec = EventCodec::default();
             let request = request.into_request();
             events.server_streaming(request, path, codec).await
         })
         .await?;
-        Ok(ChunkStream {
+        Ok(EventStream {
+            method,
             stream,
             silent: Duration::ZERO,
         })
     }
 }
 
-/// The events of one chunk, with the cursor behind each.
+/// Events one by one, as the server sends them.
 #[derive(Debug)]
-pub struct ChunkStream {
-    stream: Streaming<Exported>,
+pub struct EventStream<A> {
+    method: &'static str,
+    stream: Streaming<A>,
     /// How long we have waited for the next event.
     silent: Duration,
 }
 
-impl ChunkStream {
-    /// The next event and the cursor behind it, which is UTF-8; `Some(None)` at the chunk's end, `None` if there
-    /// is nothing by `deadline`. What is there already is given even after that. Safe to drop:
-    /// nothing is taken before it is given.
+impl<A> EventStream<A> {
+    /// The next event; `Some(None)` at the stream's end, `None` if there is nothing by `deadline`.
+    /// What is there already is given even after that. Safe to drop: nothing is taken before it is
+    /// given.
     ///
     /// # Errors
     /// If the stream breaks, or says nothing for too long.
-    pub async fn next_by(
-        &mut self,
-        deadline: Instant,
-    ) -> Result<Option<Option<(AuditEvent, Bytes)>>, CallError> {
-        const METHOD: &str = "ExportUnstructuredEvents";
+    pub async fn next_by(&mut self, deadline: Instant) -> Result<Option<Option<A>>, CallError> {
+        let method = self.method;
         // Most events are there already; a timer for each would cost more than its decoding.
         let next = match self.stream.message().now_or_never() {
             Some(next) => next,
@@ -279,7 +325,7 @@ impl ChunkStream {
                         self.silent += began.elapsed();
                         let gone = self.silent >= SILENCE;
                         return if gone {
-                            Err(CallError::Silence { method: METHOD })
+                            Err(CallError::Silence { method })
                         } else {
                             Ok(None)
                         };
@@ -287,9 +333,9 @@ impl ChunkStream {
                 }
             }
         };
-        let item = next.map_err(|status| CallError::new(METHOD, &status))?;
+        let item = next.map_err(|status| CallError::new(method, &status))?;
         self.silent = Duration::ZERO;
-        Ok(Some(item.map(|item| (item.event, item.cursor))))
+        Ok(Some(item))
     }
 }
 
@@ -326,6 +372,8 @@ async fn ping(channel: Channel) -> Result<PingResponse, CallError> {
 
 const SEARCH_PATH: &str = "/teleport.auditlog.v1.AuditLogService/GetUnstructuredEvents";
 const EXPORT_PATH: &str = "/teleport.auditlog.v1.AuditLogService/ExportUnstructuredEvents";
+const RECORDING_PATH: &str =
+    "/teleport.auditlog.v1.AuditLogService/StreamUnstructuredSessionEvents";
 
 /// Waits until the channel takes a call.
 async fn ready(events: &mut Grpc<Channel>) -> Result<(), Status> {

@@ -31,6 +31,7 @@ fn event(body: Vec<u8>) -> AuditEvent {
         time: Some(Timestamp::from_millis(1_767_312_000_123)),
         index: 3,
         body: body.into(),
+        session: None,
     }
 }
 
@@ -421,6 +422,7 @@ fn each_fixture_becomes_its_document_or_a_named_error() {
             time: time_ms.map(Timestamp::from_millis),
             index: body["ei"].as_i64().unwrap_or_default(),
             body: protobuf_object(body).encode_to_vec().into(),
+            session: None,
         };
         match document(&event) {
             Ok((encoded, source)) => {

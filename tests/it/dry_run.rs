@@ -36,7 +36,7 @@ fn set_up(export: bool) -> (Indexer, Teleport, BTreeSet<String>) {
     let indexer = Indexer::new();
     indexer.identify(&teleport.cluster, &IdentityOptions::default());
     let config = format!(
-        "[teleport]\naddr = \"{}\"\nidentity = \"identity\"\n",
+        "sessions = false\n[teleport]\naddr = \"{}\"\nidentity = \"identity\"\n",
         teleport.addr()
     );
     indexer.write("config.toml", &config);

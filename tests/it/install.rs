@@ -64,6 +64,21 @@ fn over_what_an_older_version_has_installed() {
     index template install-older: updated
     --- stderr
     TIME  INFO connected to Elasticsearch at http://127.0.0.1:PORT/ version="9.5.3"
+    index template install-older: template.mappings.properties.event_indexer.gap.sid.ignore_above: (absent) → 8191
+    index template install-older: template.mappings.properties.event_indexer.gap.sid.type: (absent) → keyword
+    index template install-older: template.mappings.properties.event_indexer.session.commands.type: (absent) → long
+    index template install-older: template.mappings.properties.event_indexer.session.duration_ms.type: (absent) → long
+    index template install-older: template.mappings.properties.event_indexer.session.end.type: (absent) → date
+    index template install-older: template.mappings.properties.event_indexer.session.events.type: (absent) → long
+    index template install-older: template.mappings.properties.event_indexer.session.kind.ignore_above: (absent) → 8191
+    index template install-older: template.mappings.properties.event_indexer.session.kind.type: (absent) → keyword
+    index template install-older: template.mappings.properties.event_indexer.session.recording.ignore_above: (absent) → 8191
+    index template install-older: template.mappings.properties.event_indexer.session.recording.type: (absent) → keyword
+    index template install-older: template.mappings.properties.event_indexer.session.sid.ignore_above: (absent) → 8191
+    index template install-older: template.mappings.properties.event_indexer.session.sid.type: (absent) → keyword
+    index template install-older: template.mappings.properties.event_indexer.session.start.type: (absent) → date
+    index template install-older: template.mappings.properties.event_indexer.session.user.ignore_above: (absent) → 8191
+    index template install-older: template.mappings.properties.event_indexer.session.user.type: (absent) → keyword
     index template install-older: template.settings.index.auto_expand_replicas: (absent) → 0-1
     index template install-older: template.settings.index.number_of_replicas: 1 → (absent)
     index template install-older: version: 1 → 2

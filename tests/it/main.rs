@@ -21,6 +21,7 @@ mod kibana;
 mod mapping;
 mod old_days;
 mod outcomes;
+mod recordings;
 mod renewal;
 mod rights;
 mod search;

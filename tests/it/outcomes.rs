@@ -245,6 +245,7 @@ fn events_that_make_no_document_are_kept_as_they_came_and_the_rest_goes_on() {
         time: time_ms.map(Timestamp::from_millis),
         index: 0,
         body: Bytes::from_static(body),
+        session: None,
     };
     let noon = midnight(3).timestamp_millis() + 43_200_000;
     let broken = raw("1.broken", b"\x0a\x7fno Struct at all", Some(noon));

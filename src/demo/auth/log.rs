@@ -97,17 +97,27 @@ fn chunk(date: NaiveDate, events: Vec<AuditEvent>) -> Chunk {
     let events = events.iter().map(|event| proto::EventUnstructured {
         r#type: rest.split_to(event.event_type.len()),
         id: rest.split_to(event.id.len()),
-        time: event.time.map(|time| proto::Timestamp {
-            seconds: time.seconds,
-            nanos: time.nanos,
-        }),
-        index: event.index,
         unstructured: rest.split_to(event.body.len()),
+        ..wire(event)
     });
     Chunk {
         id: String::new(), // known once the chunk is in the log
         date,
         events: events.collect(),
+    }
+}
+
+/// An event as it is sent, alone.
+pub(super) fn wire(event: &AuditEvent) -> proto::EventUnstructured {
+    proto::EventUnstructured {
+        r#type: event.event_type.clone(),
+        id: event.id.clone(),
+        time: event.time.map(|time| proto::Timestamp {
+            seconds: time.seconds,
+            nanos: time.nanos,
+        }),
+        index: event.index,
+        unstructured: event.body.clone(),
     }
 }
 

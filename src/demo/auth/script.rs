@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::AuthOptions;
 use super::log::Log;
+use super::recordings::Recordings;
 use crate::demo::lock::Lock;
 use crate::event::Timestamp;
 
@@ -23,6 +24,8 @@ pub enum Method {
     ListChunks,
     /// `AuditLogService/ExportUnstructuredEvents`
     ReadChunk,
+    /// `AuditLogService/StreamUnstructuredSessionEvents`
+    ReadRecording,
 }
 
 /// What is wrong with the keys of searches. All of this has happened to exporters.
@@ -81,6 +84,13 @@ pub enum Request {
         /// Where to go on; empty for the start.
         cursor: String,
     },
+    /// For the events of a recording.
+    ReadRecording {
+        /// The session's id.
+        session: String,
+        /// The lowest index that is wanted.
+        start_index: i32,
+    },
 }
 
 pub(super) struct Script {
@@ -90,6 +100,8 @@ pub(super) struct Script {
     pub(super) key_fault: Option<KeyFault>,
     pub(super) failures: HashMap<Method, VecDeque<Code>>,
     pub(super) breaks: VecDeque<(usize, Code)>,
+    /// Reading a recording makes an audit event, as Teleport's does.
+    pub(super) audits_recordings: bool,
 }
 
 #[derive(Default)]
@@ -106,10 +118,11 @@ pub(super) struct Shared {
     pub(super) cluster: String,
     pub(super) options: AuthOptions,
     pub(super) log: Lock<Log>,
+    pub(super) recordings: Lock<Recordings>,
     pub(super) script: Lock<Script>,
     pub(super) record: Lock<Record>,
     /// By method.
-    pub(super) n_handed_out: [AtomicU64; 4],
+    pub(super) n_handed_out: [AtomicU64; 5],
     pub(super) n_connections: AtomicU64,
     pub(super) n_failed_handshakes: AtomicU64,
     /// The parent of every connection's token.
@@ -127,8 +140,10 @@ impl Shared {
                 key_fault: None,
                 failures: HashMap::new(),
                 breaks: VecDeque::new(),
+                audits_recordings: false,
             }),
             log: Lock::new(Log::new(options.whole_seconds)),
+            recordings: Lock::default(),
             options,
             record: Lock::default(),
             n_handed_out: Default::default(),

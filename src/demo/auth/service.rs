@@ -4,15 +4,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tonic::{Code, Response, Status};
 
 use super::Peer;
-use super::log::{Query, day};
+use super::log::{Query, chunks, day};
+use super::recordings::Played;
 use super::script::{KeyFault, Method, Request, Shared, Unreadable};
+use crate::demo::events::{Id, encode};
 use crate::event::Timestamp;
 use crate::teleport::proto::auditlog::audit_log_service_server::AuditLogService;
-use crate::teleport::proto::auditlog::{self, EventExportChunk, ExportEventUnstructured};
+use crate::teleport::proto::auditlog::{
+    self, EventExportChunk, EventUnstructured, ExportEventUnstructured,
+};
 use crate::teleport::proto::auth;
 use crate::teleport::proto::auth::auth_service_server::AuthService;
 
@@ -138,6 +142,51 @@ impl Service {
             })
         });
         Ok(Box::pin(stream::iter(events.chain(last))))
+    }
+
+    fn play(
+        &self,
+        request: &auditlog::StreamUnstructuredSessionEventsRequest,
+    ) -> Result<Answers<EventUnstructured>, Status> {
+        let session = &request.session_id;
+        if session.is_empty() {
+            return Err(Status::invalid_argument("missing session id"));
+        }
+        if self.shared.script.lock().audits_recordings {
+            self.audit(session);
+        }
+        let index = request.start_index.into();
+        let played = self.shared.recordings.lock().play(session, index)?;
+        let Played {
+            events,
+            to,
+            last,
+            pause,
+        } = played;
+        let service = self.clone();
+        let events = (0..to).map(move |n| {
+            service.hand_out(Method::ReadRecording, 1);
+            Ok(events[n].clone())
+        });
+        let events = stream::iter(events.chain(last.map(Err)));
+        Ok(Box::pin(events.then(move |event| async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            event
+        })))
+    }
+
+    /// Says in the audit log that somebody has read a recording.
+    fn audit(&self, session: &str) {
+        let mut log = self.shared.log.lock();
+        let uid = format!("access {}", log.n_events());
+        let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let event = serde_json::json!({
+            "event": "session.recording.access", "code": "T2012I", "uid": uid, "time": time,
+            "ei": 0, "sid": session, "cluster_name": self.shared.cluster,
+        });
+        log.add(chunks([encode(&event, Id::OfEvent)], 1));
     }
 }
 
@@ -285,6 +334,24 @@ impl AuditLogService for Service {
         };
         let admitted = self.admit(&call, Method::ReadChunk, noted).await;
         Ok(match admitted.and_then(|()| self.read(call.get_ref())) {
+            Err(status) => failed(status),
+            Ok(events) => Response::new(events),
+        })
+    }
+
+    type StreamUnstructuredSessionEventsStream = Answers<EventUnstructured>;
+
+    async fn stream_unstructured_session_events(
+        &self,
+        call: tonic::Request<auditlog::StreamUnstructuredSessionEventsRequest>,
+    ) -> Result<Response<Self::StreamUnstructuredSessionEventsStream>, Status> {
+        let request = call.get_ref();
+        let noted = Request::ReadRecording {
+            session: request.session_id.clone(),
+            start_index: request.start_index,
+        };
+        let admitted = self.admit(&call, Method::ReadRecording, noted).await;
+        Ok(match admitted.and_then(|()| self.play(call.get_ref())) {
             Err(status) => failed(status),
             Ok(events) => Response::new(events),
         })

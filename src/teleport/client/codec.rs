@@ -1,4 +1,4 @@
-//! Reads the two answers that carry events straight from their wire bytes.
+//! Reads the answers that carry events straight from their wire bytes.
 //!
 //! A message stays as it came, in one piece; an event's texts and body are pieces of it. What prost
 //! makes of a message costs an allocation for each text instead.
@@ -73,15 +73,17 @@ impl<A: Answer> Decoder for EventDecoder<A> {
 }
 
 /// A message that can be read from its wire bytes.
-pub(super) trait Answer: Sized + Send + 'static {
+pub(super) trait Answer: Sized + Send + Sync + 'static {
     fn read(message: &Bytes) -> Result<Self, Malformed>;
 }
 
-/// An event of an export and the cursor behind it, which is UTF-8.
+/// An event of an export.
 #[derive(Debug, Default)]
-pub(super) struct Exported {
-    pub(super) event: AuditEvent,
-    pub(super) cursor: Bytes,
+pub struct Exported {
+    /// The event.
+    pub event: AuditEvent,
+    /// Where to go on behind it; UTF-8.
+    pub cursor: Bytes,
 }
 
 impl Answer for Exported {
@@ -119,6 +121,12 @@ impl Answer for Found {
         }
         let last_key = String::from_utf8_lossy(&last_key).into_owned();
         Ok(Self { events, last_key })
+    }
+}
+
+impl Answer for AuditEvent {
+    fn read(message: &Bytes) -> Result<Self, Malformed> {
+        event(message, Span::of(message)?)
     }
 }
 
@@ -197,6 +205,7 @@ mod tests {
             }),
             index: event.index,
             body: event.unstructured,
+            session: None,
         }
     }
 

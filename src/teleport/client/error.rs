@@ -88,6 +88,12 @@ impl CallError {
         matches!(self, Self::Status { code, .. } if unexplained(code))
     }
 
+    /// What was asked for is not for us.
+    pub(in crate::teleport) fn is_denied(&self) -> bool {
+        let denied = Code::PermissionDenied;
+        matches!(self, Self::Status { code, .. } if *code == denied)
+    }
+
     /// The server has too much to do. It also has this code for an answer that is too large, which
     /// asking less often does not make smaller.
     pub(in crate::teleport) fn is_too_much(&self) -> bool {
@@ -185,6 +191,7 @@ fn denied(method: &str, message: &str) -> String {
     }
     let rule = match method {
         "UpsertLock" => "resources: [lock], verbs: [create, update]",
+        "StreamUnstructuredSessionEvents" => "resources: [session], verbs: [list, read]",
         _ => "resources: [event, session], verbs: [list, read]",
     };
     format!("give the identity's user a role with the rule `{rule}`")

@@ -70,11 +70,12 @@ fn event(wire: Bytes) -> Result<AuditEvent, DecodeError> {
         }),
         index: event.index,
         body: event.unstructured,
+        session: None,
     })
 }
 
-/// A message is read as prost reads it, as an export's and as a search's, or refused where prost
-/// refuses it, too.
+/// A message is read as prost reads it, as an export's, a search's and a recording's, or refused
+/// where prost refuses it, too.
 ///
 /// # Panics
 /// If that is not so.
@@ -87,6 +88,9 @@ pub fn event_answer(message: &[u8]) {
     }
     if let Some((found, expected)) = read::<Found, _>(&message, page(&message)) {
         assert_eq!((found.events, found.last_key), expected);
+    }
+    if let Some((found, expected)) = read::<AuditEvent, _>(&message, event(message.clone())) {
+        assert_eq!(found, expected);
     }
 }
 

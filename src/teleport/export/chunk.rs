@@ -17,7 +17,7 @@ use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Lane, Page};
 use crate::teleport::audit_log::{Answer, Context, day_to_come, now_ms};
-use crate::teleport::client::{CallError, ChunkStream, Remedy};
+use crate::teleport::client::{CallError, EventStream, Exported, Remedy};
 
 /// A page is handed over once it has so many events or bytes.
 const PAGE_EVENTS: usize = 2000;
@@ -207,7 +207,7 @@ impl Chunk {
     }
 
     /// Takes a stream until it ends or breaks, page by page.
-    async fn take_all(&mut self, context: &Context, mut stream: ChunkStream) -> Streamed {
+    async fn take_all(&mut self, context: &Context, mut stream: EventStream<Exported>) -> Streamed {
         loop {
             let (mut page, end) = self.take_page(context, &mut stream).await;
             let is_empty = page.events.is_empty() && page.filtered == 0;
@@ -238,7 +238,7 @@ impl Chunk {
     async fn take_page(
         &mut self,
         context: &Context,
-        stream: &mut ChunkStream,
+        stream: &mut EventStream<Exported>,
     ) -> (Page, Option<Streamed>) {
         let mut page = Page {
             lane: self.lane,
@@ -259,7 +259,10 @@ impl Chunk {
                 next = stream.next_by(due) => next,
             };
             match next {
-                Ok(Some(Some((event, behind)))) => {
+                Ok(Some(Some(Exported {
+                    event,
+                    cursor: behind,
+                }))) => {
                     cursor = Some(behind);
                     taken += 1;
                     if context.wants(&event) {

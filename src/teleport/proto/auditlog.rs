@@ -75,6 +75,14 @@ pub struct ExportEventUnstructured {
     #[prost(string, tag = "2")]
     pub cursor: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamUnstructuredSessionEventsRequest {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Events with this index or a higher one. Inclusive, whatever Teleport's own comment says.
+    #[prost(int32, tag = "2")]
+    pub start_index: i32,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Order {
@@ -282,6 +290,38 @@ pub mod audit_log_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Reads the events of one session's recording.
+        pub async fn stream_unstructured_session_events(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                super::StreamUnstructuredSessionEventsRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::EventUnstructured>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/teleport.auditlog.v1.AuditLogService/StreamUnstructuredSessionEvents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "teleport.auditlog.v1.AuditLogService",
+                        "StreamUnstructuredSessionEvents",
+                    ),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -331,6 +371,20 @@ pub mod audit_log_service_server {
             request: tonic::Request<super::ExportUnstructuredEventsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::ExportUnstructuredEventsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the StreamUnstructuredSessionEvents method.
+        type StreamUnstructuredSessionEventsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::EventUnstructured, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Reads the events of one session's recording.
+        async fn stream_unstructured_session_events(
+            &self,
+            request: tonic::Request<super::StreamUnstructuredSessionEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::StreamUnstructuredSessionEventsStream>,
             tonic::Status,
         >;
     }
@@ -548,6 +602,61 @@ pub mod audit_log_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExportUnstructuredEventsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/teleport.auditlog.v1.AuditLogService/StreamUnstructuredSessionEvents" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamUnstructuredSessionEventsSvc<T: AuditLogService>(
+                        pub Arc<T>,
+                    );
+                    impl<
+                        T: AuditLogService,
+                    > tonic::server::ServerStreamingService<
+                        super::StreamUnstructuredSessionEventsRequest,
+                    > for StreamUnstructuredSessionEventsSvc<T> {
+                        type Response = super::EventUnstructured;
+                        type ResponseStream = T::StreamUnstructuredSessionEventsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                super::StreamUnstructuredSessionEventsRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditLogService>::stream_unstructured_session_events(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamUnstructuredSessionEventsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -113,6 +113,11 @@ impl FakeTeleport {
             .collect()
     }
 
+    /// Session, index, id and type of every recorded event, by tabs.
+    pub(crate) fn session_uids(&self) -> Vec<String> {
+        self.lines("GET", "/session-uids")
+    }
+
     /// Adds events, by a query such as `n=5&days_ago=1`; their ids.
     pub(crate) fn append(&self, query: &str) -> Vec<String> {
         self.lines("POST", &format!("/append?{query}"))

@@ -57,10 +57,16 @@ impl<'a> Journey<'a> {
         } else {
             String::new()
         };
+        let sessions = if settings.contains("sessions") {
+            ""
+        } else {
+            "sessions = false"
+        };
         indexer.write(
             "config.toml",
             &format!(
                 r#"storage = "state"
+                {sessions}
                 {settings}
                 [teleport]
                 addr = {addr:?}

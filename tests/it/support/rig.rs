@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use teleport_event_indexer::checkpoint::{
     Checkpoint, DeadLetterFilter, Gap, RunKind, RunSummary, Summary,
 };
-use teleport_event_indexer::demo::auth::{AuthControl, AuthOptions, StandInAuth};
+use teleport_event_indexer::demo::auth::{AuthControl, AuthOptions, RecordingFault, StandInAuth};
 use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use teleport_event_indexer::demo::elastic::{
     ElasticsearchControl, ElasticsearchOptions, StandInElasticsearch,
@@ -102,10 +102,17 @@ impl Rig {
 
     /// Writes `config.toml` anew.
     pub(crate) fn configure(&self, top: &str, elasticsearch: &str) {
+        // Made-up uploads have no recordings unless a test makes some.
+        let sessions = if top.contains("sessions") {
+            ""
+        } else {
+            "sessions = false"
+        };
         let text = format!(
             r#"
 storage = "state"
 timeout = "50ms"
+{sessions}
 {top}
 [teleport]
 addr = "{}"
@@ -156,6 +163,35 @@ batch-age = "20ms"
             })
             .collect();
         self.auth().append(events);
+    }
+
+    /// Has a recording of a session. Those of its events that are wanted must come out, by their place
+    /// and as they are.
+    pub(crate) fn record(
+        &mut self,
+        session: &str,
+        events: &[Value],
+        fault: Option<RecordingFault>,
+        is_wanted: impl Fn(usize, &Value) -> bool,
+    ) {
+        let encoded = events
+            .iter()
+            .map(|value| events::encode(value, Id::OfEvent));
+        self.auth().record(session, encoded, fault);
+        for (place, value) in events.iter().enumerate() {
+            if is_wanted(place, value) {
+                let mut event = events::encode(value, Id::OfEvent);
+                let mut value = value.clone();
+                if value.get("sid").is_none() {
+                    value["sid"] = session.into();
+                    event.body = events::struct_bytes(&value).into();
+                    event.session = value.get("uid").is_none().then(|| session.into());
+                }
+                let key = self.key(&event);
+                let before = self.expected.insert(key, value);
+                assert_eq!(before, None, "two events of one id");
+            }
+        }
     }
 
     /// Puts events into the audit log of which none may come out.
@@ -249,7 +285,10 @@ batch-age = "20ms"
         let mut own = Vec::new();
         for document in self.elasticsearch().documents() {
             let source: Value = serde_json::from_str(&document.source).expect("it is JSON");
-            if source["event"] == "event_indexer.gap" {
+            if source["event"]
+                .as_str()
+                .is_some_and(|kind| kind.starts_with("event_indexer."))
+            {
                 own.push(source);
             } else {
                 stored.insert((document.index, document.id), source);

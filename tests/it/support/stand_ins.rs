@@ -98,6 +98,7 @@ impl Indexer {
             r#"
 storage = "state"
 timeout = "100ms"
+sessions = false
 [teleport]
 addr = "{teleport}"
 identity = "identity"
