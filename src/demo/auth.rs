@@ -31,6 +31,7 @@ use tonic::transport::server::Connected;
 
 use crate::demo::certs::{self, Cluster};
 use crate::demo::connection::Cuttable;
+use crate::demo::events::Random;
 use crate::event::AuditEvent;
 use crate::teleport::proto::auditlog::audit_log_service_server::AuditLogServiceServer;
 use crate::teleport::proto::auth::auth_service_server::AuthServiceServer;
@@ -38,7 +39,7 @@ use script::Shared;
 use service::Service;
 
 pub use recordings::RecordingFault;
-pub use script::{KeyFault, Method, Request, Unreadable};
+pub use script::{KeyFault, Method, Request, Unreadable, Unsteady};
 
 /// Why the stand-in did not start.
 #[derive(Debug, thiserror::Error)]
@@ -281,6 +282,12 @@ impl AuthControl {
     /// From now on something is wrong with the keys of searches, or no longer.
     pub fn set_key_fault(&self, fault: Option<KeyFault>) {
         self.0.script.lock().key_fault = fault;
+    }
+
+    /// One in so many searches goes wrong from now on, by this seed, or none any more.
+    pub fn set_unsteady(&self, fault: Option<(u64, u64, Unsteady)>) {
+        let fault = fault.map(|(seed, one_in, fault)| (Random::new(seed), one_in, fault));
+        self.0.script.lock().unsteady = fault;
     }
 
     /// The next `n_calls` of `method` fail with `code`, after those already planned; with

@@ -10,6 +10,7 @@ use tonic::Code;
 use super::AuthOptions;
 use super::log::Log;
 use super::recordings::Recordings;
+use crate::demo::events::Random;
 use crate::demo::lock::Lock;
 use crate::event::Timestamp;
 
@@ -48,6 +49,15 @@ pub enum Unreadable {
     Hidden,
     /// The call fails that would have to send it.
     Refused(Code),
+}
+
+/// What a server does about searches now and then, in no order. Both have happened to exporters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsteady {
+    /// The call fails.
+    Fails(Code),
+    /// The answer is an empty page, with an empty key as at the range's end.
+    Empty,
 }
 
 /// A request as it came.
@@ -98,6 +108,7 @@ pub(super) struct Script {
     pub(super) delay: Duration,
     pub(super) unreadable: Option<(usize, Unreadable)>,
     pub(super) key_fault: Option<KeyFault>,
+    pub(super) unsteady: Option<(Random, u64, Unsteady)>,
     pub(super) failures: HashMap<Method, VecDeque<Code>>,
     pub(super) breaks: VecDeque<(usize, Code)>,
     /// Reading a recording makes an audit event, as Teleport's does.
@@ -138,6 +149,7 @@ impl Shared {
                 delay: Duration::ZERO,
                 unreadable: None,
                 key_fault: None,
+                unsteady: None,
                 failures: HashMap::new(),
                 breaks: VecDeque::new(),
                 audits_recordings: false,

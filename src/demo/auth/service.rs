@@ -10,7 +10,7 @@ use tonic::{Code, Response, Status};
 use super::Peer;
 use super::log::{Query, chunks, day};
 use super::recordings::Played;
-use super::script::{KeyFault, Method, Request, Shared, Unreadable};
+use super::script::{KeyFault, Method, Request, Shared, Unreadable, Unsteady};
 use crate::demo::events::{Id, encode};
 use crate::event::Timestamp;
 use crate::teleport::proto::auditlog::audit_log_service_server::AuditLogService;
@@ -273,10 +273,21 @@ impl AuditLogService for Service {
                 "the start date is after the end date",
             ));
         }
-        let (unreadable, fault) = {
-            let script = self.shared.script.lock();
-            (script.unreadable, script.key_fault)
+        let (unreadable, fault, unsteady) = {
+            let mut script = self.shared.script.lock();
+            let unsteady = script
+                .unsteady
+                .as_mut()
+                .and_then(|(random, one_in, fault)| (random.below(*one_in) == 0).then_some(*fault));
+            (script.unreadable, script.key_fault, unsteady)
         };
+        match unsteady {
+            Some(Unsteady::Fails(code)) => return Err(Status::new(code, "unsteady")),
+            Some(Unsteady::Empty) => {
+                return Ok(Response::new(auditlog::EventsUnstructured::default()));
+            }
+            None => {}
+        }
         let start_key = match start_key(&request.start_key, fault)? {
             StartKey::Key(key) => key,
             StartKey::Empty { last_key } => {

@@ -10,8 +10,13 @@
 //! single event with a wrong time would drag the position along. Where it is set back, reading goes
 //! back with it.
 //!
-//! With a filter of types, which may make a long quiet time dear for the server, a poll begins no
-//! earlier than its short look back does.
+//! **A quiet log costs one small request a poll**: for the last event from the newest one on. If that
+//! is the newest one, nothing has come. Anything else has the poll read in full from there, and its
+//! end proven, so that the position passes nothing that a hidden event stands before.
+//!
+//! With a filter of types, which may make a long quiet time dear for the server, the small request
+//! begins no earlier than the short look back. Nothing to be seen is then taken for nothing, as it is
+//! directly behind something hidden: what is hidden there is found once something comes behind it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,11 +26,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
+use super::hidden::Looker;
 use super::newest::Newest;
 use super::pages::{Next, Pages};
 use super::{DAY_MS, Read, jittered, page_of, read_window_by};
 use crate::checkpoint::{Run, Step, Window};
-use crate::pipeline::unless_stopped;
+use crate::pipeline::{Page, unless_stopped};
 use crate::teleport::audit_log::{Context, End, SourceError, now_ms};
 
 /// Each poll looks back so far.
@@ -73,9 +79,15 @@ pub(super) fn first_unproven(run: &Run, has_types: bool, now_ms: i64) -> i64 {
 /// Follows the log from where it has been read up to, for ever.
 pub(super) struct Follower {
     position_ms: i64,
-    /// Everything up to these has been read, by whichever clock.
-    newest: Newest,
+    /// Everything up to these has been read, by whichever clock. Empty behind something hidden, and
+    /// where nothing can be seen; `None` before the first poll.
+    newest: Option<Newest>,
+    /// When the newest was, or what lies behind something hidden begins.
     newest_ms: i64,
+    is_behind_hidden: bool,
+    /// The end of what was stepped over last: no poll comes by there again, as it would be to find
+    /// out once more what is hidden there.
+    behind_hidden_ms: i64,
     looks: LookBacks,
 }
 
@@ -84,8 +96,10 @@ impl Follower {
     pub(super) fn new(position_ms: i64, newest_ms: i64, started_from_ms: i64) -> Self {
         Self {
             position_ms,
-            newest: Newest::default(),
+            newest: None,
             newest_ms,
+            is_behind_hidden: false,
+            behind_hidden_ms: i64::MIN,
             looks: LookBacks::new(started_from_ms),
         }
     }
@@ -130,38 +144,95 @@ impl Follower {
             to_ms: now_ms,
             reached_ms: self.position_ms,
         };
+        if self.is_quiet(context, now_ms).await {
+            let Window { from_ms, to_ms, .. } = window;
+            let reached_ms = to_ms;
+            let step = Step::Window {
+                from_ms,
+                to_ms,
+                reached_ms,
+            };
+            let page = Page::step(context.new_lane(), step);
+            if context.send(page).await.is_err() {
+                return Ok(Some(End::Done));
+            }
+            self.position_ms = now_ms;
+            return Ok(None);
+        }
         let from_ms = self.poll_from(context);
-        let mut pages = Pages::poll(context, from_ms, now_ms, &self.newest);
+        let before = self.newest.clone().unwrap_or_default();
+        let mut pages = Pages::poll(context, from_ms, now_ms, before);
+        pages.is_behind_hidden = self.is_behind_hidden;
         match read_window_by(context, window, &mut pages).await? {
             Read::Whole => {}
             Read::Stopped => return Ok(Some(End::Done)),
             Read::ApiGone => return Ok(Some(End::ApiGone)),
         }
         self.position_ms = now_ms;
-        if let Some(newest_ms) = pages.newest.last_ms()
-            && (newest_ms > self.newest_ms || self.newest.is_empty())
+        self.is_behind_hidden = pages.is_behind_hidden;
+        if let Some(gap) = pages.met.last() {
+            self.behind_hidden_ms = gap.to_ms;
+        }
+        // A server that knows whole seconds only shows what is of a moment to come, too; that was
+        // left for the next poll.
+        let mut newest = pages.newest;
+        newest.forget_from(now_ms);
+        let newest_ms = match self.is_behind_hidden {
+            true => Some(pages.reached_ms),
+            false => newest.last_ms(),
+        };
+        if let Some(newest_ms) = newest_ms
+            && newest_ms > self.newest_ms
         {
-            self.newest = pages.newest;
-            if newest_ms > self.newest_ms {
-                self.newest_ms = newest_ms;
-                remember(context, newest_ms).await?;
-            }
+            self.newest_ms = newest_ms;
+            remember(context, newest_ms).await?;
+        }
+        if !newest.is_empty() || self.is_behind_hidden || self.newest.is_none() {
+            self.newest = Some(newest);
         }
         Ok(None)
     }
 
-    fn poll_from(&self, context: &Context) -> i64 {
-        let short_ms = self.position_ms - SHORT_LOOK_BACK_MS;
-        // What is known is not asked for again.
-        let unproven_ms = self.newest.last_ms().map_or(self.newest_ms, |ms| ms + 1);
-        let is_cheap =
-            context.reading.types.is_empty() && unproven_ms >= self.position_ms - LONGEST_POLL_MS;
-        let from_ms = if is_cheap {
-            short_ms.min(unproven_ms)
-        } else {
-            short_ms
+    fn short_ms(&self) -> i64 {
+        self.position_ms - SHORT_LOOK_BACK_MS
+    }
+
+    /// Whether a small request shows that nothing has come; the same three times, if it shows nothing.
+    async fn is_quiet(&self, context: &Context, now_ms: i64) -> bool {
+        let Some(newest) = &self.newest else {
+            return false;
         };
-        from_ms.max(context.reading.from_ms)
+        // Else something may have come late, before the newest.
+        if !newest.is_empty() && self.newest_ms >= self.short_ms() {
+            return false;
+        }
+        let nothing = Newest::default();
+        let (newest, from_ms) = match context.reading.types.is_empty() {
+            true => (newest, self.poll_from(context)),
+            false => (&nothing, self.short_ms().max(self.earliest_ms(context))),
+        };
+        let looker = Looker {
+            context,
+            newest,
+            from_ms,
+            is_behind_hidden: false,
+        };
+        matches!(looker.is_end(now_ms).await, Ok(true))
+    }
+
+    fn poll_from(&self, context: &Context) -> i64 {
+        let short_ms = self.short_ms();
+        let from_ms = match self.newest.as_ref().map(Newest::last_ms) {
+            // What is known is not asked for again.
+            Some(Some(known_ms)) => short_ms.min(known_ms + 1),
+            _ => short_ms.min(self.newest_ms),
+        };
+        let earliest_ms = short_ms.min(self.position_ms - LONGEST_POLL_MS);
+        from_ms.max(earliest_ms).max(self.earliest_ms(context))
+    }
+
+    fn earliest_ms(&self, context: &Context) -> i64 {
+        self.behind_hidden_ms.max(context.reading.from_ms)
     }
 }
 

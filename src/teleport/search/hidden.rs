@@ -7,15 +7,20 @@
 //! hidden, and the first time up to which what was read is not seen is its start. Both are found by
 //! halving: some fifty requests for a day in milliseconds.
 //!
-//! A server that fails for another reason must not be taken for one that hides something. So a
-//! failure counts only if, before and after it, the server answers a question about a time without
-//! events, in an order that no "every n-th call fails" gives.
+//! A server that fails, or shows nothing, now and then must not be taken for one that hides
+//! something. So a question has failed, or has nothing for an answer, only if it was so each time it
+//! was asked; halving must come to the same place twice; and there the failures count only if, before
+//! and after each, the server answers a question about a time without events, in an order that no
+//! "every n-th call fails" gives.
 
 use crate::event::AuditEvent;
 use crate::teleport::audit_log::{Answer, Context};
 use crate::teleport::client::{Found, Query, Remedy};
 
 use super::newest::Newest;
+
+/// So often a question is asked that fails, or to which there is nothing.
+const TRIES: u32 = 3;
 
 /// Events of the hidden one's own instant that can be read from its other side are, up to so many.
 const MOST_OTHERS: usize = 10_000;
@@ -59,7 +64,7 @@ pub(super) struct Hidden {
 }
 
 /// Where something is hidden.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Span {
     from_ms: i64,
     /// Exclusive.
@@ -82,7 +87,30 @@ impl Looker<'_> {
         self.newest.last_ms().unwrap_or(self.from_ms)
     }
 
+    /// Asks until something is there, as only that is certain at once; whoever fails or shows nothing
+    /// now and then will not do so each time.
     async fn ask(
+        &self,
+        (from_ms, to_ms): (i64, i64),
+        limit: usize,
+        newest_first: bool,
+        key: &str,
+    ) -> Result<Option<Found>, Halt> {
+        let mut empty = None;
+        for _ in 0..TRIES {
+            match self
+                .ask_once((from_ms, to_ms), limit, newest_first, key)
+                .await?
+            {
+                Some(found) if found.events.is_empty() => empty = Some(found),
+                None => {}
+                found => return Ok(found),
+            }
+        }
+        Ok(empty)
+    }
+
+    async fn ask_once(
         &self,
         (from_ms, to_ms): (i64, i64),
         limit: usize,
@@ -159,66 +187,48 @@ impl Looker<'_> {
 
     /// Whether what was read is all that there is up to `to_ms`, seen from there.
     pub(super) async fn is_end(&self, to_ms: i64) -> Result<bool, Halt> {
-        Ok(match self.last(self.start_ms(), to_ms).await? {
-            Last::Known => true,
-            Last::None => self.newest.is_empty(),
-            Last::New(_) | Last::Failed => false,
-        })
+        // By whole seconds, what was read may lie behind the end that was asked for.
+        let start_ms = self.start_ms();
+        Ok(start_ms > to_ms || self.is_clear(start_ms, to_ms).await?)
     }
 
     /// The last event from `from_ms` to `to_ms` that is seen from somewhere behind it. The very last
-    /// may be hidden, so it is looked at from ever further back.
+    /// may be hidden, so it is looked at from ever further back, and then from as near as it can be.
     pub(super) async fn last_visible(
         &self,
         from_ms: i64,
         to_ms: i64,
     ) -> Result<Option<AuditEvent>, Halt> {
-        let mut end_ms = to_ms;
+        let (mut end_ms, mut blind_ms) = (to_ms, None);
         let mut back_ms = 1000;
         while end_ms >= from_ms {
-            let found = self.ask((from_ms, end_ms), 1, true, "").await?;
-            if let Some(event) = found.and_then(|mut found| found.events.pop()) {
-                return Ok(Some(event));
+            if let Some(mut last) = self.last_up_to(from_ms, end_ms).await? {
+                while let Some(blind) = blind_ms
+                    && blind - end_ms > 1
+                {
+                    let middle_ms = end_ms + (blind - end_ms) / 2;
+                    match self.last_up_to(from_ms, middle_ms).await? {
+                        Some(later) => (end_ms, last) = (middle_ms, later),
+                        None => blind_ms = Some(middle_ms),
+                    }
+                }
+                return Ok(Some(last));
             }
+            blind_ms = Some(end_ms);
             end_ms = to_ms - back_ms;
             back_ms *= 2;
         }
         Ok(None)
     }
 
-    /// The newest of what is seen up to `to_ms` from an event on. All of it was read before, and would
-    /// else seem to lie ahead of that event, again and again.
-    pub(super) async fn newest_from(&self, event: &AuditEvent, to_ms: i64) -> Result<Newest, Halt> {
-        let mut newest = Newest::default();
-        newest.note(std::slice::from_ref(event));
-        let second_ms = event.time.unwrap_or_default().seconds.saturating_mul(1000);
-        let mut key = String::new();
-        while let Some(found) = self
-            .ask((second_ms, to_ms), MOST_OTHERS, false, &key)
-            .await?
-        {
-            newest.note(&found.events);
-            if found.last_key.is_empty() || found.last_key == key {
-                break;
-            }
-            key = found.last_key;
-        }
-        // Where the server fails for what is hidden, it gives what lies before that one by one.
-        loop {
-            let from = Looker {
-                newest: &newest,
-                ..*self
-            };
-            let next = from.next(to_ms).await?;
-            if !newest.note(&next) {
-                return Ok(newest);
-            }
-        }
+    async fn last_up_to(&self, from_ms: i64, to_ms: i64) -> Result<Option<AuditEvent>, Halt> {
+        let found = self.ask((from_ms, to_ms), 1, true, "").await?;
+        Ok(found.and_then(|mut found| found.events.pop()))
     }
 
     /// Whether the server answers where no event can be.
     pub(super) async fn answers(&self) -> Result<bool, Halt> {
-        Ok(self.ask((0, 0), 1, false, "").await?.is_some())
+        Ok(self.ask_once((0, 0), 1, false, "").await?.is_some())
     }
 
     /// What comes next, up to `end_ms`, inclusive.
@@ -228,15 +238,11 @@ impl Looker<'_> {
         if !next.is_empty() {
             return Ok(Ahead::Visible(next));
         }
-        let span = match self.last(start_ms, end_ms).await? {
-            Last::New(ms) => Some(self.between(start_ms, ms.max(start_ms), end_ms).await?),
-            Last::Known => None,
-            Last::None | Last::Failed => self.before_the_end(start_ms, end_ms).await?,
-        };
-        let Some(span) = span else {
+        let Some(span) = self.span(start_ms, end_ms).await? else {
             return Ok(Ahead::Nothing);
         };
-        if !self.is_certain(start_ms, span).await? {
+        let is_found_again = self.span(start_ms, end_ms).await? == Some(span);
+        if !is_found_again || !self.is_certain(start_ms, span).await? {
             return Ok(Ahead::Unsure);
         }
         let Span { from_ms, to_ms, .. } = span;
@@ -245,6 +251,15 @@ impl Looker<'_> {
             to_ms,
             others: self.others(from_ms, to_ms).await?,
         }))
+    }
+
+    /// The place of what is hidden next, where something is.
+    async fn span(&self, start_ms: i64, end_ms: i64) -> Result<Option<Span>, Halt> {
+        Ok(match self.last(start_ms, end_ms).await? {
+            Last::New(ms) => Some(self.between(start_ms, ms.max(start_ms), end_ms).await?),
+            Last::Known => None,
+            Last::None | Last::Failed => self.before_the_end(start_ms, end_ms).await?,
+        })
     }
 
     /// Whether the server knows milliseconds, or whole seconds only: in ms, by asking for a time at

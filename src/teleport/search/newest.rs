@@ -15,18 +15,16 @@ pub(super) struct Newest {
 }
 
 impl Newest {
-    /// Takes what was read, in any order. Whether something in it is newer than all before, or of
-    /// their second and was not known.
-    pub(super) fn note(&mut self, events: &[AuditEvent]) -> bool {
+    /// Takes what was read, in any order.
+    pub(super) fn note(&mut self, events: &[AuditEvent]) {
         let seconds = events.iter().filter_map(|event| Some(event.time?.seconds));
         let Some(second) = seconds.max() else {
-            return false;
+            return;
         };
         if self.is_empty() || second > self.second {
             self.second = second;
             self.events.clear();
         }
-        let known = self.events.len();
         for event in events {
             if let Some(time) = event.time
                 && time.seconds == self.second
@@ -34,7 +32,11 @@ impl Newest {
                 self.events.insert(fingerprint(event), time.millis());
             }
         }
-        self.events.len() > known
+    }
+
+    /// Forgets those at this time or later.
+    pub(super) fn forget_from(&mut self, ms: i64) {
+        self.events.retain(|_, time| *time < ms);
     }
 
     pub(super) fn knows(&self, event: &AuditEvent) -> bool {
@@ -82,10 +84,10 @@ mod tests {
             ..AuditEvent::default()
         };
         let mut newest = Newest::default();
-        assert!(!newest.note(&[]));
-        assert!(newest.note(&[event("a", 1500), event("b", 2900), event("c", 2100)]));
-        assert!(!newest.note(&[event("b", 2900), event("late", 1999)]));
-        assert!(newest.note(&[event("d", 2100)]));
+        newest.note(&[]);
+        newest.note(&[event("a", 1500), event("b", 2900), event("c", 2100)]);
+        newest.note(&[event("b", 2900), event("late", 1999)]);
+        newest.note(&[event("d", 2100)]);
         let known = [
             ("a", 1500),
             ("b", 2900),
@@ -97,7 +99,10 @@ mod tests {
         assert_eq!(known, [false, true, true, true, false]);
         assert_eq!((newest.last_ms(), newest.len()), (Some(2900), 3));
         assert_eq!([2100, 2101, 2901].map(|ms| newest.n_from(ms)), [3, 1, 0]);
-        assert!(newest.note(&[event("e", 3000)]));
+        newest.note(&[event("e", 3000)]);
+        assert_eq!((newest.last_ms(), newest.len()), (Some(3000), 1));
+        newest.note(&[event("f", 3001)]);
+        newest.forget_from(3001);
         assert_eq!((newest.last_ms(), newest.len()), (Some(3000), 1));
     }
 }

@@ -56,10 +56,9 @@ pub(super) struct Pages {
     /// What was read before this span, and is not given again.
     before: Newest,
     pub(super) newest: Newest,
-    /// Something came that had not been read before.
-    has_new: bool,
     is_poll: bool,
-    is_behind_hidden: bool,
+    /// Nothing was read since something hidden.
+    pub(super) is_behind_hidden: bool,
     /// What could not be read.
     pub(super) met: Vec<Gap>,
 }
@@ -96,7 +95,6 @@ impl Pages {
             backoff,
             before: Newest::default(),
             newest: Newest::default(),
-            has_new: false,
             is_poll: false,
             is_behind_hidden: false,
             met: Vec::new(),
@@ -104,10 +102,10 @@ impl Pages {
     }
 
     /// Of the log's end, of which `before` is known.
-    pub(super) fn poll(context: &Context, from_ms: i64, to_ms: i64, before: &Newest) -> Self {
+    pub(super) fn poll(context: &Context, from_ms: i64, to_ms: i64, before: Newest) -> Self {
         Self {
-            before: before.clone(),
             newest: before.clone(),
+            before,
             is_poll: true,
             ..Self::new(context, from_ms, to_ms)
         }
@@ -205,7 +203,7 @@ impl Pages {
     }
 
     fn note(&mut self, events: &[AuditEvent]) {
-        self.has_new |= self.newest.note(events);
+        self.newest.note(events);
         self.is_behind_hidden &= events.is_empty();
         let last = events.iter().rev().find_map(|event| event.time);
         if let Some(last) = last {
@@ -258,8 +256,12 @@ impl Pages {
             others,
         } = hidden;
         turn.events.extend(others);
-        // A gap lies in one span, as whoever reads that again closes it.
-        let (begin_ms, end_ms) = self.span;
+        // A gap lies in one span, as whoever reads that again closes it. A poll's is no span that is
+        // read again, and may end within the second that the server takes for one.
+        let (begin_ms, end_ms) = match self.is_poll {
+            true => (from_ms, to_ms),
+            false => self.span,
+        };
         let gap = Gap {
             reason: UNREADABLE.into(),
             from_ms: from_ms.max(begin_ms),

@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use teleport_event_indexer::checkpoint::Gap;
-use teleport_event_indexer::demo::auth::{AuthOptions, Method, Unreadable};
+use teleport_event_indexer::demo::auth::{AuthOptions, Method, Unreadable, Unsteady};
 use teleport_event_indexer::demo::elastic::ElasticsearchOptions;
 use tonic::Code;
 
@@ -207,6 +207,42 @@ fn a_server_that_fails_at_random_or_for_a_while_makes_no_gap() {
     }
 }
 
+/// One that fails, or shows nothing where something is, every few requests, in no order.
+#[test]
+fn an_unsteady_server_makes_no_gap_and_none_is_left_out() {
+    let fails = Unsteady::Fails(Code::Internal);
+    let running = [
+        (1, 4, fails, None),
+        (2, 4, Unsteady::Empty, None),
+        (3, 3, Unsteady::Empty, None),
+        (4, 30, fails, Some(Unreadable::Refused(Code::Internal))),
+        (5, 30, Unsteady::Empty, Some(Unreadable::Hidden)),
+    ]
+    .map(|(seed, one_in, fault, unreadable)| {
+        let mut rig = rig(false, false, "window-size = \"1h\"\nbatch = 100");
+        let has_large = unreadable.is_some();
+        rig.append((0..400).map(|n| {
+            let is_large = has_large && [0, 77, 200, 399].contains(&n);
+            let kind = if is_large { LARGE } else { SMALL };
+            at(kind, midnight(2) + TimeDelta::minutes(7 * n), 0)
+        }));
+        let unreadable = unreadable.map(|how| (MOST_BYTES, how));
+        rig.auth().set_unreadable(unreadable);
+        rig.auth().set_unsteady(Some((seed, one_in, fault)));
+        let missing = if has_large { 4 } else { 0 };
+        (seed, missing, rig.spawn(&backfill(2, 0)), rig)
+    });
+    for (seed, missing, running, rig) in running {
+        let output = running.wait();
+        let code = i32::from(missing > 0);
+        assert_eq!(output.code, Some(code), "{seed}: {}", output.stderr);
+        assert_eq!(rig.assert_complete_but_for_gaps(), vec![LARGE; missing]);
+        let summary = rig.summary();
+        let gaps = (summary.gaps, summary.closed_gaps);
+        assert_eq!(gaps, (missing as u64, 0), "{seed}: {}", output.stderr);
+    }
+}
+
 /// Found while following, before what lies behind it is taken for read; and fetched by a look back
 /// once it can be read.
 #[test]
@@ -293,4 +329,66 @@ fn a_chunk_that_cannot_be_read_further_is_held_and_told_of() {
         reasons,
         [&json!("chunk_unreadable"), &json!("chunk_unreadable")]
     );
+}
+
+/// Also where it comes first after a quiet time, so that a poll sees nothing: neither what follows
+/// waits for a look back, nor is the position ever past what was not told of. But by types, and
+/// directly behind another one, it shows only once something comes behind it.
+#[test]
+fn a_poll_that_sees_nothing_passes_nothing() {
+    let ago = |seconds| Utc::now() - TimeDelta::seconds(seconds);
+    let by_types = "types = [\"small\", \"large\"]";
+    let mut running = [
+        (Unreadable::Hidden, false, ""),
+        (Unreadable::Hidden, true, ""),
+        (Unreadable::Refused(Code::Internal), false, ""),
+        (Unreadable::Hidden, false, by_types),
+    ]
+    .map(|(how, whole_seconds, types)| {
+        let top = format!("start-time = \"2020-01-01T00:00:00Z\"\n{types}");
+        let mut rig = rig(false, whole_seconds, &top);
+        rig.append([at(SMALL, ago(3600), 0)]);
+        rig.auth().set_unreadable(Some((MOST_BYTES, how)));
+        let daemon = rig.spawn(&["start"]);
+        wait_until_said(&daemon, "following");
+        (
+            format!("{how:?} {whole_seconds} {types}"),
+            types,
+            daemon,
+            rig,
+        )
+    });
+    for round in 1..=3 {
+        for (_, types, _, rig) in &mut running {
+            // Of a moment to come: what comes late may have been passed.
+            let mut events = vec![at(LARGE, ago(-2), round), at(SMALL, ago(-3), round)];
+            if round == 2 && types.is_empty() {
+                events.pop();
+            }
+            rig.append(events);
+        }
+        for (name, types, daemon, rig) in &running {
+            wait_until("the rest is there, and what is missing is told", || {
+                if round < 3 && types.is_empty() {
+                    rig.assert_nothing_was_passed();
+                }
+                let (stored, own) = rig.stored();
+                match rig.n_events() - stored.len() == round && own.len() == round {
+                    true => Ok(()),
+                    false => Err(format!("{name} {round}: {own:#?} {}", daemon.stderr())),
+                }
+            });
+            assert_eq!(rig.assert_complete_but_for_gaps(), vec![LARGE; round]);
+        }
+        // Past the short look back of polls, it is as quiet as at first.
+        let quiet_ms = (Utc::now() + TimeDelta::seconds(14)).timestamp_millis();
+        for (name, _, _, rig) in &running {
+            wait_until(&format!("it is quiet: {name}"), || {
+                match rig.daemon().position_ms {
+                    position_ms if position_ms > quiet_ms => Ok(()),
+                    position_ms => Err(position_ms),
+                }
+            });
+        }
+    }
 }

@@ -6,10 +6,7 @@
 //! - or, where there is none behind it either, that is the log's end, seen from where the last event
 //!   is one from before the span.
 //!
-//! That is one small request for each span that is read in full, three at the log's end. A poll, of
-//! a span that is a few seconds long, is proven only if it brought something new, so a quiet log
-//! costs no request more; what such a poll does not see, the next look back does, as it begins at an
-//! event that is known.
+//! That is one small request for each span, three at the log's end.
 
 use super::super::DAY_MS;
 use super::super::hidden::{Ahead, Halt, Looker};
@@ -30,19 +27,20 @@ pub(super) enum Proven {
 
 impl Pages {
     /// Whether the end that the server tells of is one.
-    pub(super) async fn prove(&self, context: &Context) -> Result<Proven, Halt> {
-        if self.is_poll && !self.has_new {
-            return Ok(Proven::End);
+    pub(super) async fn prove(&mut self, context: &Context) -> Result<Proven, Halt> {
+        if self.newest.is_empty() {
+            return self.prove_empty(context).await;
         }
         let looker = self.looker(context);
-        if !self.newest.is_empty() {
-            return self.proven_up_to(&looker, self.to_ms).await;
-        }
-        self.prove_empty(context, &looker).await
+        Ok(match looker.is_end(self.to_ms).await? {
+            true => Proven::End,
+            false => Proven::Ahead(looker.ahead(self.to_ms).await?),
+        })
     }
 
     /// The same where nothing was read since the span's start or a gap: what lies around it tells.
-    async fn prove_empty(&self, context: &Context, looker: &Looker<'_>) -> Result<Proven, Halt> {
+    async fn prove_empty(&mut self, context: &Context) -> Result<Proven, Halt> {
+        let looker = self.looker(context);
         let (from_ms, to_ms) = (self.reached_ms, self.to_ms);
         let sight_ms = self.sight_ms(context);
         let next = looker.next(sight_ms).await?;
@@ -54,6 +52,7 @@ impl Pages {
                 false => Proven::End,
             });
         }
+        let is_before = |event: &AuditEvent| event.time.is_some_and(|time| time.millis() < from_ms);
         // None is seen from here on, up to the log's end.
         let tail = context.tail();
         if tail.is_some_and(|tail| tail.from_ms <= from_ms && to_ms <= tail.to_ms) {
@@ -64,41 +63,36 @@ impl Pages {
             false => self.span.1 - self.span.0,
         };
         let before = looker.last_visible(from_ms - back_ms, from_ms - 1).await?;
-        let newest = match &before {
-            Some(event) => looker.newest_from(event, from_ms - 1).await?,
-            None => Newest::default(),
-        };
-        let from_before = Looker {
-            newest: &newest,
-            ..*looker
-        };
-        if before.is_some() && from_before.is_end(sight_ms).await? {
-            context.set_tail(Tail {
-                from_ms,
-                to_ms: sight_ms,
-            });
-            return Ok(Proven::End);
+        let mut newest = Newest::default();
+        newest.note(before.as_slice());
+        while !newest.is_empty() {
+            let from_before = Looker {
+                newest: &newest,
+                ..looker
+            };
+            if from_before.is_end(sight_ms).await? {
+                context.set_tail(Tail {
+                    from_ms,
+                    to_ms: sight_ms,
+                });
+                // The next poll begins there.
+                self.newest = newest;
+                return Ok(Proven::End);
+            }
+            // Seen from the end, the last that is known is not the last: something hides it.
+            if let Some(ahead) = seen_ahead(&looker, sight_ms).await? {
+                return Ok(Proven::Ahead(ahead));
+            }
+            match from_before.ahead(sight_ms).await? {
+                // It was stepped over before, or another span will.
+                Ahead::Hidden(hidden) if hidden.to_ms <= from_ms => return Ok(Proven::End),
+                // Nearer to the span, but not of it.
+                Ahead::Visible(events) if events.iter().all(is_before) => newest.note(&events),
+                ahead => return Ok(Proven::Ahead(ahead)),
+            }
         }
-        // Seen from the end, the last that is known is not the last: something hides it.
-        let seen = looker.last_visible(from_ms, sight_ms).await?;
-        if let Some(time) = seen.and_then(|event| event.time) {
-            return self.proven_up_to(looker, time.millis()).await;
-        }
-        if before.is_none() {
-            return Ok(Proven::End);
-        }
-        Ok(match from_before.ahead(sight_ms).await? {
-            // It was stepped over before, or another span will.
-            Ahead::Hidden(hidden) if hidden.to_ms <= from_ms => Proven::End,
-            ahead => Proven::Ahead(ahead),
-        })
-    }
-
-    async fn proven_up_to(&self, looker: &Looker<'_>, end_ms: i64) -> Result<Proven, Halt> {
-        if looker.is_end(end_ms).await? {
-            return Ok(Proven::End);
-        }
-        Ok(Proven::Ahead(looker.ahead(end_ms).await?))
+        let ahead = seen_ahead(&looker, sight_ms).await?;
+        Ok(ahead.map_or(Proven::End, Proven::Ahead))
     }
 
     /// How far behind the span the next event is looked for. With a filter, that may cost the
@@ -113,4 +107,17 @@ impl Pages {
                 .min(to_ms.max(now_ms())),
         }
     }
+}
+
+/// What comes next, where nothing is known, if something up to `sight_ms` is seen from behind it.
+async fn seen_ahead(looker: &Looker<'_>, sight_ms: i64) -> Result<Option<Ahead>, Halt> {
+    let seen = looker.last_visible(looker.from_ms, sight_ms).await?;
+    let Some(time) = seen.and_then(|event| event.time) else {
+        return Ok(None);
+    };
+    Ok(Some(match looker.ahead(time.millis()).await? {
+        // It was seen just now.
+        Ahead::Nothing => Ahead::Unsure,
+        ahead => ahead,
+    }))
 }
