@@ -86,7 +86,7 @@ pub(super) async fn reach_elasticsearch(
     };
     let server = reach(patience, stop, attempt, passes).await?;
     Ok(server.map(|server| {
-        let version = server.version.map(|version| version.to_string());
+        let version = server.version.map(|_| server.to_string());
         info!(
             version,
             "connected to Elasticsearch at {}",

@@ -74,7 +74,7 @@ impl Sink for Bulk {
             Body::Ndjson(body)
         };
         match self.client.request(Method::Post, PATH, body).await {
-            Ok(answer) => read(&answer, operations, self.client.address()),
+            Ok(answer) => read(&answer, operations),
             Err(failed) => Attempt::Transient(Fault {
                 what: Chain(&failed).to_string(),
                 mend: failed.mend().unwrap_or_default().to_owned(),
@@ -165,7 +165,8 @@ fn all_created(body: &[u8], operations: usize) -> bool {
 }
 
 /// Reads the answer to a bulk request of `operations` operations.
-fn read(answer: &Answer, operations: usize, address: &str) -> Attempt {
+fn read(answer: &Answer, operations: usize) -> Attempt {
+    let address = &answer.host;
     let error = || ErrorAnswer::read(answer);
     let fault = |what: String, mend: &str| Fault {
         what,
@@ -345,13 +346,13 @@ mod tests {
         let body = Bytes::from_static(body.as_bytes());
         read(
             &Answer {
+                host: "http://es/".to_owned(),
                 status,
                 body,
                 is_elasticsearch,
                 retry_after: None,
             },
             2,
-            "http://es/",
         )
     }
 

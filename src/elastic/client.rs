@@ -48,6 +48,8 @@ struct Shared {
 /// What Elasticsearch, or whatever sits there, answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// The address of the host that gave it.
+    pub host: String,
     /// HTTP status.
     pub status: u16,
     /// The body, whole.
@@ -135,7 +137,7 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let (hosts, current) = (&access.hosts, &self.0.current);
         let first = current.load(Ordering::Relaxed);
-        let mut last = None;
+        let mut failures = Vec::new();
         for turn in 0..hosts.len() {
             let place = (first + turn) % hosts.len();
             match hosts[place].ask(method, path, body.clone()).await {
@@ -150,17 +152,22 @@ impl Client {
                     current.store(next % hosts.len(), Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(failed) => last = Some(failed),
+                Err(failed) => failures.push(failed),
             }
         }
         // Whoever comes next starts with another host than the one that failed first.
         current.store((first + 1) % hosts.len(), Ordering::Relaxed);
-        Err(last.expect("there is a host"))
+        let last = failures.pop().expect("there is a host");
+        if failures.is_empty() {
+            return Err(last);
+        }
+        failures.push(last);
+        Err(ClientError::NoHost(failures))
     }
 
-    /// The first host's address, for messages.
+    /// The address of the host that is in use, for messages.
     pub fn address(&self) -> &str {
-        self.0.config.hosts[0].as_str()
+        self.0.config.hosts[self.0.current.load(Ordering::Relaxed)].as_str()
     }
 
     /// All hosts are on this machine.
@@ -174,7 +181,7 @@ impl Client {
     /// If there is no answer, it is no Elasticsearch, it is too old, or refuses the credentials.
     pub async fn server(&self) -> Result<Server, ServerError> {
         let answer = self.request(Method::Get, "/", Body::Empty).await?;
-        let url = self.0.config.hosts[self.0.current.load(Ordering::Relaxed)].as_str();
+        let url = answer.host.as_str();
         let error = ErrorAnswer::read(&answer);
         match answer.status {
             401 => {
@@ -310,6 +317,17 @@ pub struct Server {
     pub version: Option<Version>,
     /// Elastic Cloud Serverless.
     pub serverless: bool,
+}
+
+impl fmt::Display for Server {
+    /// Its version; that of a serverless project tells nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            _ if self.serverless => f.write_str("Serverless"),
+            Some(version) => version.fmt(f),
+            None => f.write_str("of unknown version"),
+        }
+    }
 }
 
 /// The oldest Elasticsearch that works.

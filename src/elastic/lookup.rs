@@ -139,7 +139,7 @@ impl Lookup {
     }
 
     fn read<'a, T: Deserialize<'a>>(&self, answer: &'a Answer) -> Result<T, LookupError> {
-        let address = self.client.address();
+        let address = &answer.host;
         serde_json::from_slice(&answer.body).map_err(|broken| {
             if answer.is_elasticsearch {
                 transient(format!(

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use insta::assert_snapshot;
+
 use crate::support::listener::{Conduct, Listener};
+use crate::support::program::Indexer;
 use crate::support::rig::{Rig, backfill, realistic, wait_until_said};
+use crate::support::stand_ins::NOBODY;
 
 const EVENTS: u64 = 4_000;
 
@@ -60,6 +64,18 @@ fn hosts_that_die_and_come_back_lose_and_double_nothing() {
     let counts = rig.backfill().counts;
     assert_eq!(counts.created + counts.already_there, EVENTS);
     assert_eq!((counts.events, counts.dead_letters), (EVENTS, 0));
+}
+
+#[test]
+fn each_host_that_does_not_answer_is_told() {
+    let indexer = Indexer::new();
+    let hosts = format!("--elasticsearch-hosts=http://{NOBODY},https://nothing.invalid:9200");
+    assert_snapshot!(indexer.seen(&["install", &hosts]), @"
+    exit code 1
+    --- stderr
+    error: no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there; at https://nothing.invalid:9200/: the name does not resolve
+    hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    ");
 }
 
 /// As behind a proxy that serves more than Elasticsearch.

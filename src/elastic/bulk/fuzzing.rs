@@ -24,6 +24,7 @@ pub fn bulk_answer(body: &[u8]) {
         for is_elasticsearch in [true, false] {
             for status in [200, 201, 301, 400, 401, 403, 404, 408, 413, 429, 500, 503] {
                 let answer = Answer {
+                    host: String::new(),
                     status,
                     body: Bytes::copy_from_slice(body),
                     is_elasticsearch,
@@ -37,7 +38,7 @@ pub fn bulk_answer(body: &[u8]) {
 
 fn check(answer: &Answer, operations: usize, plain: &Value) {
     let is_success = (200..300).contains(&answer.status);
-    match read(answer, operations, "http://es/") {
+    match read(answer, operations) {
         Attempt::AllCreated => {
             assert!(is_success);
             let created = json!({"create": {"status": 201}});

@@ -236,6 +236,7 @@ impl Host {
         let retry_after = retry_after.and_then(|value| seconds_or_date(value.to_str().ok()?));
         let body = response.bytes().await?;
         Ok(Answer {
+            host: self.setup.url.to_string(),
             status,
             body,
             is_elasticsearch,

@@ -58,8 +58,8 @@ pub enum ClientError {
     Refused(ErrorAnswer),
     /// The server shows none with the fingerprint that is trusted.
     #[error(
-        "no answer from Elasticsearch at {url}: no certificate that it shows has the fingerprint \
-         ca-fingerprint; theirs: {}",
+        "{NO_ANSWER}{url}: no certificate that it shows has the fingerprint ca-fingerprint; \
+         theirs: {}",
         shown(others)
     )]
     OtherCertificates {
@@ -77,10 +77,13 @@ pub enum ClientError {
         #[source]
         source: BuildError,
     },
-    /// No host gave an answer.
-    #[error("no answer from Elasticsearch at {url}: {reason}")]
+    /// None of several hosts gave an answer: what happened at each.
+    #[error("{}", each(.0))]
+    NoHost(Vec<Self>),
+    /// A host gave no answer.
+    #[error("{NO_ANSWER}{url}: {reason}")]
     NoAnswer {
-        /// The host that was asked last.
+        /// The host.
         url: String,
         /// What happened there, in plain words.
         reason: String,
@@ -104,8 +107,25 @@ impl ClientError {
                 "compare with `openssl x509 -noout -fingerprint -sha256 -in http_ca.crt`; where \
                  the server shows its own certificate alone, give its CA's as ca",
             ),
+            Self::NoHost(failures) => failures.iter().find_map(Self::mend),
             Self::NoAnswer { mend, .. } => Some(mend),
             Self::Build { .. } | Self::Refused(_) | Self::Unfit(_) => None,
+        }
+    }
+
+    /// May pass by itself.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } => true,
+            Self::NoHost(failures) => failures.iter().any(Self::is_transient),
+            Self::File { .. }
+            | Self::Identity { .. }
+            | Self::Auth(_)
+            | Self::Refused(_)
+            | Self::OtherCertificates { .. }
+            | Self::Pem { .. }
+            | Self::Build { .. }
+            | Self::Unfit(_) => false,
         }
     }
 
@@ -137,6 +157,9 @@ impl ClientError {
     }
 }
 
+/// How an error begins whose next word is a URL.
+const NO_ANSWER: &str = "no answer from Elasticsearch at ";
+
 const CHECK_HOSTS: &str = "check hosts (or cloud-id) in [forward.elasticsearch]";
 
 const CHECK_THAT_IT_RUNS: &str =
@@ -144,6 +167,12 @@ const CHECK_THAT_IT_RUNS: &str =
 
 const CHECK_PROXY: &str =
     "check HTTPS_PROXY, or name the host in NO_PROXY if it can be reached without";
+
+fn each(failures: &[ClientError]) -> String {
+    let failures = failures.iter().map(ToString::to_string);
+    let at_each = failures.map(|text| text.replacen(NO_ANSWER, "", 1));
+    format!("{NO_ANSWER}{}", at_each.collect::<Vec<_>>().join("; at "))
+}
 
 fn shown(fingerprints: &[CaFingerprint]) -> String {
     let shown = fingerprints.iter().map(CaFingerprint::to_string);
@@ -283,20 +312,9 @@ impl ServerError {
     /// Passes by itself, or so it seems: the server is away, starting or busy.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Client(ClientError::NoAnswer { .. }) | Self::NotReady { .. } => true,
-            Self::Client(
-                ClientError::File { .. }
-                | ClientError::Identity { .. }
-                | ClientError::Auth(_)
-                | ClientError::Refused(_)
-                | ClientError::OtherCertificates { .. }
-                | ClientError::Pem { .. }
-                | ClientError::Build { .. }
-                | ClientError::Unfit(_),
-            )
-            | Self::Unauthorized { .. }
-            | Self::OtherProduct { .. }
-            | Self::TooOld { .. } => false,
+            Self::Client(failed) => failed.is_transient(),
+            Self::NotReady { .. } => true,
+            Self::Unauthorized { .. } | Self::OtherProduct { .. } | Self::TooOld { .. } => false,
         }
     }
 }
@@ -355,6 +373,7 @@ mod tests {
         let read = |status, body: &'static str| {
             let body = Bytes::from_static(body.as_bytes());
             ErrorAnswer::read(&Answer {
+                host: String::new(),
                 status,
                 body,
                 is_elasticsearch: true,
