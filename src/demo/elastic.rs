@@ -84,6 +84,8 @@ pub struct ElasticsearchOptions {
     pub port: u16,
     /// The version it says it is.
     pub version: String,
+    /// Whether it is a project of Elastic Cloud Serverless, which has no lifecycle policies.
+    pub serverless: bool,
     /// Whether it says in every answer that it is Elasticsearch.
     pub product_header: bool,
     /// The database file; a temporary one if there is none.
@@ -104,6 +106,7 @@ impl Default for ElasticsearchOptions {
         Self {
             port: 0,
             version: "9.5.3".to_owned(),
+            serverless: false,
             product_header: true,
             database: None,
             max_content_bytes: 100 << 20,

@@ -25,6 +25,7 @@ mod recordings;
 mod renewal;
 mod rights;
 mod search;
+mod serverless;
 mod servers;
 mod shutdown;
 mod support;

@@ -26,10 +26,7 @@ pub(super) async fn findings(config: &Config, shutdown: &Shutdown) -> Vec<Findin
         Ok(None) => return vec![Err(stopped())],
         Err(failure) => return vec![Err(failure.into())],
     };
-    let version = server
-        .version
-        .map_or_else(|| "of unknown version".into(), |v| v.to_string());
-    let mut findings = vec![Ok(format!("Elasticsearch {version}"))];
+    let mut findings = vec![Ok(format!("Elasticsearch {server}"))];
     let settings = install::settings(elasticsearch);
     findings.extend(privileges(&client, &settings).await);
     findings.extend(installed(&client, server, &settings).await);

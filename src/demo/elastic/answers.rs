@@ -82,14 +82,15 @@ impl Reply {
 }
 
 /// `GET /`
-pub(super) fn root(version: &str) -> Value {
+pub(super) fn root(version: &str, serverless: bool) -> Value {
+    let flavor = if serverless { "serverless" } else { "default" };
     json!({
         "name": "stand-in",
         "cluster_name": "stand-in",
         "cluster_uuid": "c3RhbmQtaW4tZWxhc3Rp",
         "version": {
             "number": version,
-            "build_flavor": "default",
+            "build_flavor": flavor,
             "build_type": "tar",
             "build_hash": "0000000000000000000000000000000000000000",
             "build_date": "2026-01-01T00:00:00.000000000Z",

@@ -108,7 +108,11 @@ fn decoded(text: &str) -> String {
 pub(super) fn answer(shared: &Shared, call: &Call, body: &[u8]) -> Reply {
     let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
     let reply = match (call.method.as_str(), segments.as_slice()) {
-        ("GET" | "HEAD", []) => Ok(json_reply(call, &answers::root(&shared.options.version))),
+        ("GET" | "HEAD", []) => {
+            let options = &shared.options;
+            let root = answers::root(&options.version, options.serverless);
+            Ok(json_reply(call, &root))
+        }
         ("GET" | "POST", ["_count"]) => Ok(count(shared, call, "*")),
         ("GET" | "POST", [list, "_count"]) => Ok(count(shared, call, list)),
         ("GET" | "POST", ["_search"]) => Ok(search(shared, "*", body)),
@@ -126,6 +130,14 @@ pub(super) fn answer(shared: &Shared, call: &Call, body: &[u8]) -> Reply {
         ("POST", ["_index_template", "_simulate_index", index]) => simulate(shared, call, index),
         ("PUT" | "POST", [kind @ ("_index_template" | "_component_template"), name]) => {
             put_asset(shared, kind, name, body)
+        }
+        (method, ["_ilm", ..]) if shared.options.serverless => {
+            let reason = format!(
+                "Request for uri [{}] with method [{method}] exists but is not available when \
+                 running in serverless mode",
+                call.uri
+            );
+            Ok(Reply::error(410, "api_not_available_exception", &reason))
         }
         ("PUT", ["_ilm", "policy", name]) => put_asset(shared, "_ilm", name, body),
         ("GET", ["_index_template"]) => index_templates(shared, call, "*"),
