@@ -103,14 +103,16 @@ pub(super) fn resolve(resolver: &mut Resolver, is_needed: bool) -> Option<Elasti
     let kibana = kibana(resolver);
     let (auth, auth_file) = auth::resolve(resolver).unzip();
     let verifier_auth = auth::verifier(resolver);
-    if auth.is_some() || verifier_auth.is_some() {
-        for host in hosts.iter().flatten() {
-            if !host.is_https() && !host.is_loopback() {
-                resolver.warn(format!(
-                    "{host} is not encrypted: credentials and events cross the network in the \
-                     clear; use https"
-                ));
-            }
+    let exposed = if auth.is_some() || verifier_auth.is_some() {
+        "credentials and events"
+    } else {
+        "events"
+    };
+    for host in hosts.iter().flatten() {
+        if !host.is_https() && !host.is_loopback() {
+            resolver.warn(format!(
+                "{host} is not encrypted: {exposed} cross the network in the clear; use https"
+            ));
         }
     }
     let client_certificate = client_certificate(resolver);

@@ -509,6 +509,22 @@ api-key = "id:hunter2"
 }
 
 #[test]
+fn what_crosses_the_network_in_the_clear_is_told() {
+    let hosts = |hosts: &str| {
+        let gate = Gate::new().variable("EVENT_INDEXER_ELASTICSEARCH_HOSTS", hosts);
+        gate.warnings()
+    };
+    insta::assert_snapshot!(hosts("http://a:9200,https://b,http://10.0.0.1"), @"
+    http://a:9200/ is not encrypted: events cross the network in the clear; use https
+    http://10.0.0.1/ is not encrypted: events cross the network in the clear; use https
+    ");
+    assert_eq!(
+        hosts("http://localhost:9200,http://127.0.0.5,http://[::1]"),
+        ""
+    );
+}
+
+#[test]
 fn a_flag_beats_a_variable_beats_the_file() {
     let gate = Gate::new().config("timeout = '1s'\nwindow_size = '1h'\nbatch = 1000");
     let gate = gate
