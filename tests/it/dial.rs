@@ -105,8 +105,13 @@ fn each_way_brings_every_event() {
     assert_eq!(through(&teleport, "upgraded_legacy"), 0);
 
     // A guest asks once who the server is, each time that it comes.
-    let rpcs = &teleport.stats()["rpcs"];
+    let stats = teleport.stats();
+    let rpcs = &stats["rpcs"];
     assert_eq!(rpcs["AuthService/Ping"], 4, "{rpcs}");
+    // Teleport refuses versions of its own programs that are too old; one who names none is let in.
+    let keys = stats["metadata_keys"].as_object().unwrap();
+    let keys: Vec<_> = keys.keys().map(String::as_str).collect();
+    assert_eq!(keys, [":authority", "content-type", "user-agent"]);
 }
 
 /// Before 15.1 a Proxy's web service upgrades connections without websockets.

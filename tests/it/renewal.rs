@@ -168,6 +168,55 @@ fn what_does_not_work_changes_nothing() {
     assert_eq!(output.code, Some(0), "{}", output.stderr);
 }
 
+/// Key, certificate and CAs in files of their own, written one after the other.
+#[test]
+fn a_trio_is_taken_over_once_it_fits_together() {
+    let teleport = Teleport::start("a.example");
+    let log = teleport.auth.control();
+    let indexer = Indexer::new();
+    let issue = || {
+        let identity = teleport.cluster.identity(&IdentityOptions::default());
+        identity.unwrap()
+    };
+    let first = issue();
+    indexer.write_private("key", &first.key);
+    indexer.write("cert", &first.certificate);
+    indexer.write("cas", &first.authorities);
+    let flags = [
+        "--teleport-key=key",
+        "--teleport-cert=cert",
+        "--teleport-ca=cas",
+        "--teleport-refresh-enabled=false",
+    ];
+    let mut running = follow(&indexer, &teleport.addr(), &flags);
+    let arrives = |running: &Running, uid: &str| {
+        log.append([encode(&event(uid, "user.login", midnight(1)), Id::OfEvent)]);
+        wait_until("the event is there", || {
+            let found = printed(running).contains(uid);
+            found.then_some(()).ok_or_else(|| running.stderr())
+        });
+    };
+    arrives(&running, "before");
+    let n_connections = log.n_connections();
+    let second = issue();
+    indexer.write_private("key", &second.key);
+    running.hang_up();
+    let line = wait_until_said(&running, "keeping");
+    assert!(
+        line.ends_with("the key file key: line 1: this private key belongs to another certificate"),
+        "{line}"
+    );
+    arrives(&running, "between");
+    indexer.write("cert", &second.certificate);
+    running.hang_up();
+    wait_until_said(&running, "credentials renewed");
+    arrives(&running, "after");
+    assert_eq!(log.n_connections(), n_connections + 1);
+    running.terminate();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+}
+
 #[test]
 fn a_certificate_that_ends_soon_is_told_at_the_start() {
     let teleport = Teleport::start("a.example");

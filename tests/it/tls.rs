@@ -2,6 +2,8 @@
 //! client certificates, and an HTTP proxy on the way. The server is the stand-in behind a listener
 //! that ends TLS.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use insta::assert_snapshot;
 use teleport_event_indexer::config::CaFingerprint;
 use teleport_event_indexer::demo::elastic::{
@@ -245,5 +247,60 @@ fn an_http_proxy_leads_to_elasticsearch_and_not_to_this_machine() {
     assert_snapshot!(fails(&indexer, HOST, &by_ca), @"
     error: no answer from Elasticsearch at HOST/: the name does not resolve
     hint: check hosts (or cloud-id) in [forward.elasticsearch]
+    ");
+}
+
+/// Names that only the proxy can resolve, again: nobody here has a deployment in the cloud.
+#[test]
+fn a_cloud_id_and_its_login_lead_to_the_deployment() {
+    let login = Credentials::Basic {
+        user: "elastic".into(),
+        password: Secret::new("pass:word"),
+    };
+    let server = elasticsearch(ElasticsearchOptions {
+        credentials: Some(login),
+        ..ElasticsearchOptions::default()
+    });
+    let ours = Authority::new();
+    let conduct = ours.ends_tls(&["es.cloud.invalid"], None);
+    let listener = Listener::before(server.address(), conduct);
+    let proxy = block_on(StandInHttpProxy::start(listener.address, None));
+    let proxy = proxy.expect("there is a free port");
+    let indexer = Indexer::new();
+    indexer.write("ca.pem", &ours.pem);
+    indexer.write_private("login", "elastic:pass:word\n");
+    let indexer = indexer.env("HTTPS_PROXY", &format!("http://{}", proxy.address()));
+    let with = |parts: &str, label: &str| {
+        let id = BASE64_STANDARD.encode(parts);
+        let id = format!("{label}:{}", id.trim_end_matches('='));
+        indexer.run(&[
+            "install",
+            &format!("--elasticsearch-cloud-id={id}"),
+            "--elasticsearch-cloud-auth=file:login",
+            "--elasticsearch-ca=ca.pem",
+        ])
+    };
+    for (parts, port) in [
+        ("cloud.invalid$es$kibana", 443),
+        ("cloud.invalid:9243$es$undefined", 9243),
+        ("cloud.invalid:9243$es:9244$", 9244),
+    ] {
+        let n_asked = proxy.asked().len();
+        let output = with(parts, "a label: with colons");
+        assert_eq!(output.code, Some(0), "{parts}: {}", output.stderr);
+        let asked = proxy.asked();
+        let wanted = format!("CONNECT es.cloud.invalid:{port} HTTP/1.1");
+        assert!(asked.len() > n_asked);
+        assert!(
+            asked[n_asked..].iter().all(|asked| *asked == wanted),
+            "{asked:?}"
+        );
+    }
+    indexer.write_private("login", "elastic\n");
+    let output = with("cloud.invalid", "label");
+    assert_eq!(output.code, Some(2));
+    assert_snapshot!(output.stderr, @"
+    error: --elasticsearch-cloud-auth: must be user:password
+    error: --elasticsearch-cloud-id: is no cloud id: it names no host or no Elasticsearch; copy it whole
     ");
 }

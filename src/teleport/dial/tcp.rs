@@ -83,7 +83,6 @@ pub(super) async fn connect(
     }
 }
 
-/// Tries the addresses of the name in the order in which the system gives them.
 async fn straight(address: &Address) -> Result<TcpStream, AttemptError> {
     let resolve = |source| AttemptError::Resolve {
         host: address.host.clone(),
@@ -93,6 +92,11 @@ async fn straight(address: &Address) -> Result<TcpStream, AttemptError> {
     let resolved = tokio::net::lookup_host(target).await.map_err(resolve)?;
     let mut resolved: Vec<SocketAddr> = resolved.collect();
     resolved.dedup();
+    first_of(&resolved, address).await
+}
+
+/// Tries the addresses of the name in the order in which the system gives them.
+async fn first_of(resolved: &[SocketAddr], address: &Address) -> Result<TcpStream, AttemptError> {
     let mut failures = Vec::new();
     for (n, at) in resolved.iter().enumerate() {
         let is_last = n + 1 == resolved.len();
@@ -257,12 +261,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_address_is_tried_where_one_leads_nowhere() {
-        // `localhost` has both kinds of address on most machines, and this port only one.
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address {
-            host: "localhost".into(),
-            port: listener.local_addr().unwrap().port(),
-        };
-        straight(&address).await.unwrap();
+        let somebody = listener.local_addr().unwrap();
+        let [nobody, nobody_else] = [1, 2].map(|n| SocketAddr::from(([127, 0, 0, n], 1)));
+        let address = Address::parse("teleport.example:443").unwrap();
+        let stream = first_of(&[nobody, somebody], &address).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), somebody);
+        let failed = first_of(&[nobody, nobody_else], &address)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            failed.to_string(),
+            "cannot connect to teleport.example:443: 127.0.0.1:1: Connection refused (os error \
+             111), 127.0.0.2:1: Connection refused (os error 111)"
+        );
     }
 }
