@@ -99,6 +99,7 @@ fn renewed_files_are_taken_over_and_others_change_nothing() {
         n_events: 0,
         heard: 0,
     };
+    const KEEPING: &str = "keeping the credentials";
     const RENEWED: &str = "credentials for Elasticsearch renewed";
     daemon.goes_on();
 
@@ -112,11 +113,11 @@ fn renewed_files_are_taken_over_and_others_change_nothing() {
     daemon.goes_on();
 
     daemon.write("password", "");
-    let said = daemon.read_again("keeping");
+    let said = daemon.read_again(KEEPING);
     insta::assert_snapshot!(said, @"keeping the credentials for Elasticsearch read before: no secret in the file password: its first line is empty");
     daemon.goes_on();
     daemon.write("password", "thr");
-    let said = daemon.read_again("keeping");
+    let said = daemon.read_again(KEEPING);
     insta::assert_snapshot!(said, @"keeping the credentials for Elasticsearch read before: Elasticsearch refuses those in the files now: status 401, security_exception: unable to authenticate with provided credentials for REST request [/]");
     daemon.goes_on();
     daemon.write("password", "two\nand a second line");
@@ -125,11 +126,11 @@ fn renewed_files_are_taken_over_and_others_change_nothing() {
 
     // The server's authority changes: first both are trusted, then the new one alone.
     daemon.write("ca.pem", "-----BEGIN CERTIFICATE-----\nMIIB");
-    let said = daemon.read_again("keeping");
+    let said = daemon.read_again(KEEPING);
     insta::assert_snapshot!(said, @"keeping the credentials for Elasticsearch read before: the certificate authority ca.pem holds no usable PEM: could not find PEM certificate in input data");
     daemon.goes_on();
     daemon.write("ca.pem", &new.pem);
-    let said = daemon.read_again("keeping");
+    let said = daemon.read_again(KEEPING);
     insta::assert_snapshot!(said.replace(&host, "HOST"), @"keeping the credentials for Elasticsearch read before: no answer from Elasticsearch at HOST/: its certificate comes from an authority that is not trusted here");
     daemon.goes_on();
     daemon.write("ca.pem", &format!("{}{}", old.pem, new.pem));
@@ -144,7 +145,7 @@ fn renewed_files_are_taken_over_and_others_change_nothing() {
     // A new client certificate: for a moment it stands beside the old key.
     let (certificate, key) = later_clients.leaf(&["indexer"]);
     daemon.write("client.crt", &certificate.pem());
-    let said = daemon.read_again("keeping");
+    let said = daemon.read_again(KEEPING);
     insta::assert_snapshot!(said.replace(&host, "HOST"), @"keeping the credentials for Elasticsearch read before: the client certificate client.crt and the key client.key do not belong together");
     daemon.goes_on();
     listener.conducts(new.ends_tls(NAMES, Some(&later_clients)));

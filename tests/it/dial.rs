@@ -31,6 +31,7 @@ fn read(indexer: &Indexer, addr: &str, identity: &Path) -> Output {
         "start",
         "--dry-run",
         "--exit-on-last-event",
+        "--sessions=false",
         &start,
         &addr,
         &identity,

@@ -35,7 +35,8 @@ fn printed(running: &Running) -> BTreeSet<String> {
 fn follow(indexer: &Indexer, addr: &str, more: &[&str]) -> Running {
     let start = format!("--start-time={}", rfc3339(midnight(4)));
     let addr = format!("--teleport-addr={addr}");
-    let args = ["start", "--dry-run", "--timeout=200ms", &start, &addr];
+    let args = ["start", "--dry-run", "--timeout=200ms", "--sessions=false"];
+    let args = [&args[..], &[&start, &addr]].concat();
     indexer.spawn(&[&args[..], more].concat())
 }
 
