@@ -9,6 +9,7 @@ mod api_key;
 pub mod auth;
 pub mod ca_fingerprint;
 pub mod cloud_id;
+mod event_filter;
 pub mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -23,7 +24,6 @@ pub mod sources;
 pub mod teleport;
 pub(crate) mod values;
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use chrono::{DateTime, Utc};
 pub use self::address::{Address, HostUrl};
 pub use self::auth::{Auth, AuthFile, AuthFileError};
 pub use self::ca_fingerprint::CaFingerprint;
+pub use self::event_filter::{EventFilter, TypeSet};
 pub use self::forward::{ClientCertificate, ElasticsearchConfig, InstallConfig, OldDays};
 pub use self::mistakes::{Mistake, Mistakes, Warning};
 pub use self::show::Effective;
@@ -96,28 +97,11 @@ pub struct Config {
     pub effective: Effective,
 }
 
-/// Which events are wanted, by exact type.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EventFilter {
-    /// Only these; all if empty.
-    pub types: BTreeSet<String>,
-    /// But not these; shares none with `types`.
-    pub skip_types: BTreeSet<String>,
-}
-
-impl EventFilter {
-    /// Whether events of this type are wanted.
-    pub fn admits(&self, event_type: &[u8]) -> bool {
-        let is_in = |types: &BTreeSet<String>| types.iter().any(|t| t.as_bytes() == event_type);
-        (self.types.is_empty() || is_in(&self.types)) && !is_in(&self.skip_types)
-    }
-}
-
 /// How session recordings are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionsConfig {
     /// Types of their events that are left out.
-    pub skip_types: BTreeSet<String>,
+    pub skip_types: TypeSet,
     /// Whether a document tells of each session whose recording is done with.
     pub has_summaries: bool,
 }
@@ -125,7 +109,7 @@ pub struct SessionsConfig {
 impl SessionsConfig {
     /// Whether events of this type are left out.
     pub fn skips(&self, event_type: &[u8]) -> bool {
-        self.skip_types.iter().any(|t| t.as_bytes() == event_type)
+        self.skip_types.contains(event_type)
     }
 }
 
@@ -271,18 +255,21 @@ fn filter(resolver: &mut Resolver) -> EventFilter {
         let types = resolver.optional(key, values::event_types);
         types.unwrap_or_default()
     };
-    let filter = EventFilter {
+    let mut filter = EventFilter {
         types: types(&keys::TYPES),
         skip_types: types(&keys::SKIP_EVENT_TYPES),
     };
-    let both: Vec<&str> = filter
-        .types
-        .intersection(&filter.skip_types)
-        .map(String::as_str)
-        .collect();
-    if !both.is_empty() {
-        let problem = format!("names what types names too: {}", both.join(", "));
+    let is_skipped = |name: &&str| filter.skip_types.contains(name.as_bytes());
+    let skipped: Vec<&str> = filter.types.names().filter(is_skipped).collect();
+    if !skipped.is_empty() {
+        let problem = format!("names what types names too: {}", skipped.join(", "));
         resolver.wrong(&keys::SKIP_EVENT_TYPES, problem);
+    } else if is_skipped(&"*") {
+        resolver.wrong(&keys::SKIP_EVENT_TYPES, "leaves nothing to read");
+    }
+    if filter.types.contains(b"*") {
+        // So it is known that all are read.
+        filter.types = TypeSet::default();
     }
     filter
 }

@@ -15,7 +15,7 @@ use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
 use crate::commands::{Exit, Failure};
-use crate::config::{Config, EventFilter, SessionsConfig};
+use crate::config::{Config, EventFilter, SessionsConfig, TypeSet};
 use crate::output::{self, Progress};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Stats;
@@ -148,21 +148,18 @@ pub(super) async fn backfill(
 
 /// The filters as part of a backfill's identity.
 pub(super) fn identity_of(filter: &EventFilter) -> String {
-    let list = |types: &std::collections::BTreeSet<String>| {
-        types
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(",")
-    };
-    match (filter.types.is_empty(), filter.skip_types.is_empty()) {
-        (true, true) => String::new(),
-        _ => format!(
-            "types={};skip={}",
-            list(&filter.types),
-            list(&filter.skip_types)
-        ),
+    if filter.admits_all() {
+        return String::new();
     }
+    format!(
+        "types={};skip={}",
+        list(&filter.types),
+        list(&filter.skip_types)
+    )
+}
+
+fn list(types: &TypeSet) -> String {
+    types.names().collect::<Vec<_>>().join(",")
 }
 
 /// What of session recordings is left out by default. It is not in a backfill's identity, so this may
@@ -174,8 +171,7 @@ fn identity_with(sessions: Option<&SessionsConfig>, filters: String) -> String {
     let part = match sessions {
         None => "sessions=false".to_owned(),
         Some(sessions) => {
-            let skipped: Vec<_> = sessions.skip_types.iter().map(String::as_str).collect();
-            let skipped = skipped.join(",");
+            let skipped = list(&sessions.skip_types);
             if skipped == SKIPPED_BY_DEFAULT {
                 return filters;
             }

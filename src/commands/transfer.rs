@@ -177,7 +177,7 @@ pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
         from_ms,
         to_ms: None,
         filter: config.filter.clone(),
-        types: config.filter.types.iter().cloned().collect(),
+        types: config.filter.for_server(),
         namespace: config.namespace.clone(),
         page_limit: config.page_limit,
         window: config.window_size,

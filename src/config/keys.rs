@@ -201,13 +201,13 @@ table! {
     WINDOW_SIZE = key("window-size", Kind::Duration, Group::Reading,
         "Longest span of time that one search covers").default("24h");
     TYPES = key("types", Kind::List, Group::Reading,
-        "Only events of these types, exact names; all types if not set");
+        "Only events of these types, * for any characters; all types if not set");
     SKIP_EVENT_TYPES = key("skip-event-types", Kind::List, Group::Reading,
-        "No events of these types, exact names");
+        "No events of these types, * for any characters");
     SESSIONS = key("sessions", Kind::Bool, Group::Reading,
         "Whether the events of session recordings are read").default("true");
     SKIP_SESSION_TYPES = key("skip-session-types", Kind::List, Group::Reading,
-        "No events of these types of session recordings, exact names")
+        "No events of these types of session recordings, * for any characters")
         .default("print,desktop.recording");
     SESSION_SUMMARIES = key("session-summaries", Kind::Bool, Group::Reading,
         "Whether a document tells of each session whose recording was read").default("true");

@@ -247,7 +247,7 @@ storage = "~/state"
 timeout = 5
 batch = 20000
 window-size = "0s"
-types = ["user.*"]
+types = ["user.*", "a b"]
 skip-event-types = "user.login session.start"
 start-time = 2026-01-31T08:00:00
 concurrency = "many"
@@ -298,7 +298,7 @@ for = "a while"
     DIR/config.toml:3: timeout = 5: needs a unit: 5s, 5m or 5h
     DIR/config.toml:4: batch = 20000: must be a whole number from 1 to 10000
     DIR/config.toml:5: window-size = "0s": must be from 1s to 366d
-    DIR/config.toml:6: types = ["user.*"]: "user.*" is a pattern, and patterns are not supported yet: give the exact names of event types
+    DIR/config.toml:6: types = ["user.*", "a b"]: "a b" is no event type; put commas between them
     DIR/config.toml:7: skip-event-types = "user.login session.start": "user.login session.start" is no event type; put commas between them
     DIR/config.toml:8: start-time = 2026-01-31T08:00:00: must be RFC 3339 with a zone (2026-01-31T08:00:00Z) or a date (2026-01-31, midnight UTC)
     DIR/config.toml:9: concurrency = "many": must be a whole number from 1 to 64
@@ -388,7 +388,7 @@ fn variables_and_flags_of_a_wrong_form() {
         .variable("EVENT_INDEXER_COLOUR", "red")
         .variable("EVENT_INDEXER_STORAGE", "")
         .flag("timeout", "5")
-        .flag("types", "*")
+        .flag("types", "a b")
         .flag("forward.elasticsearch.user", "elastic:hunter2");
     insta::assert_snapshot!(gate.mistakes(), @r#"
     EVENT_INDEXER_BATCH="many": must be a whole number from 1 to 10000
@@ -397,7 +397,7 @@ fn variables_and_flags_of_a_wrong_form() {
     --elasticsearch-user: must not contain a colon; user:password together is cloud-auth
     --elasticsearch-user: goes with password, which is not set
     --timeout="5": needs a unit: 5s, 5m or 5h
-    --types="*": "*" is a pattern, and patterns are not supported yet: give the exact names of event types
+    --types="a b": "a b" is no event type; put commas between them
     "#);
 }
 
@@ -734,18 +734,38 @@ bytes-per-second = "10MB"
 }
 
 #[test]
-fn a_filter_admits_by_exact_type() {
-    let types = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let filter = EventFilter {
-        types: types(&["user.login"]),
-        skip_types: types(&[]),
-    };
-    assert!(filter.admits(b"user.login") && !filter.admits(b"user") && !filter.admits(b"x"));
-    let filter = EventFilter {
-        types: types(&[]),
-        skip_types: types(&["user.login"]),
-    };
-    assert!(!filter.admits(b"user.login") && filter.admits(b"user") && filter.admits(b"\xff"));
+fn a_filter_that_contradicts_itself() {
+    for (types, skipped, problem) in [
+        (
+            "session.*,user.login",
+            "session.*,cert.*",
+            Some("names what types names too: session.*"),
+        ),
+        (
+            "session.start,user.login",
+            "session.*",
+            Some("names what types names too: session.start"),
+        ),
+        (
+            "session.*.end",
+            "session*",
+            Some("names what types names too: session.*.end"),
+        ),
+        ("", "**", Some("leaves nothing to read")),
+        ("session.*", "session.network,session.*.end", None),
+        ("*", "session.*", None),
+    ] {
+        let mut gate = Gate::new().flag("skip-event-types", skipped);
+        if !types.is_empty() {
+            gate = gate.flag("types", types);
+        }
+        match problem {
+            Some(problem) => assert_eq!(gate.mistakes(), format!("--skip-event-types: {problem}")),
+            None => assert!(gate.resolve().is_ok(), "{types} {skipped}"),
+        }
+    }
+    let all = Gate::new().flag("types", "user.*,*").resolve();
+    assert!(all.is_ok_and(|(config, _)| config.filter.admits_all()));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! From a value as written to a typed one, or to a sentence that says which form is allowed.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, Utc};
 
+use super::event_filter::TypeSet;
 use super::quantity::{bytes_text, duration_text, parse_bytes, parse_duration};
 use super::sources::Value;
 use crate::document::IndexPattern;
@@ -145,16 +145,10 @@ pub(crate) fn parse_time(text: &str) -> Result<DateTime<Utc>, Problem> {
         .map_err(|_| TIME_FORM.to_owned())
 }
 
-/// Exact names of event types.
-pub(super) fn event_types(value: &Value) -> Result<BTreeSet<String>, Problem> {
+/// Names of event types, with `*` for any characters.
+pub(super) fn event_types(value: &Value) -> Result<TypeSet, Problem> {
     let types = list(value)?;
     for event_type in &types {
-        if event_type.contains('*') {
-            return Err(format!(
-                "{event_type:?} is a pattern, and patterns are not supported yet: give the exact \
-                 names of event types"
-            ));
-        }
         if event_type.contains(char::is_whitespace) {
             return Err(format!(
                 "{event_type:?} is no event type; put commas between them"

@@ -303,10 +303,7 @@ impl Context {
 
     /// Without filters: what is read is all that there is.
     pub(super) fn reads_all(&self) -> bool {
-        let EventFilter {
-            types, skip_types, ..
-        } = &self.reading.filter;
-        types.is_empty() && skip_types.is_empty()
+        self.reading.filter.admits_all()
     }
 
     fn open_gaps(&self) -> MutexGuard<'_, Vec<Gap>> {

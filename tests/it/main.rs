@@ -14,6 +14,7 @@ mod e2e;
 mod ecs;
 mod export;
 mod faults;
+mod filters;
 mod hosts;
 mod identity;
 mod install;
