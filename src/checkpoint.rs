@@ -35,6 +35,7 @@ mod dead_letter;
 mod error;
 mod export;
 mod gap;
+mod import;
 mod left_out;
 mod lock;
 mod recording;
@@ -63,6 +64,7 @@ pub use dead_letter::{
 pub use error::CheckpointError;
 pub use export::{Chunk, Listed};
 pub use gap::{Filled, Gap};
+pub use import::{Import, Imported, SentEvent};
 pub use lock::{Holder, LockError, Role, RoleLock};
 pub use recording::{Recorded, Recording, RecordingEnd, RecordingStep, Upload};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};

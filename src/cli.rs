@@ -22,7 +22,9 @@ use crate::config::sources::FlagSetting;
 use crate::config::values::parse_time;
 use crate::output;
 
-pub use self::command::{Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, State, Verify};
+pub use self::command::{
+    Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, Start, State, Verify,
+};
 pub use self::install::{Grant, Kibana};
 
 /// What the user typed.
@@ -134,10 +136,11 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
             grant: install::grant(matches)?,
             kibana: install::kibana(matches)?,
         },
-        "start" => Command::Start {
+        "start" => Command::Start(Start {
             exit_on_last_event: matches.get_flag("exit-on-last-event"),
             dry_run: matches.get_flag("dry-run"),
-        },
+            import_state: matches.get_one("import-state").cloned(),
+        }),
         "backfill" => {
             let (from, to) = range(matches)?;
             Command::Backfill(Backfill {
@@ -285,6 +288,13 @@ fn start_command() -> clap::Command {
             "dry-run",
             "Read, but neither write documents nor move the checkpoint",
         ))
+        .arg(
+            Arg::new("import-state")
+                .long("import-state")
+                .value_name("DIR")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Go on where Teleport's event handler has stopped, whose storage this is"),
+        )
         .args(setting_flags(EVERY_GROUP))
 }
 
@@ -497,10 +507,10 @@ mod tests {
         .unwrap();
         assert_eq!(
             invocation.command,
-            Command::Start {
-                exit_on_last_event: false,
-                dry_run: true
-            }
+            Command::Start(Start {
+                dry_run: true,
+                ..Start::default()
+            })
         );
         assert_eq!(invocation.config, Some(PathBuf::from("x.toml")));
         let settings: Vec<_> = invocation

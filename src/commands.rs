@@ -12,6 +12,7 @@ mod check;
 mod dead_letters;
 mod demo;
 mod dry_run;
+mod import;
 mod install;
 mod log_level;
 mod mend;
@@ -163,12 +164,9 @@ async fn dispatch(
             ))
             .await
         }
-        Command::Start {
-            exit_on_last_event,
-            dry_run,
-        } => {
+        Command::Start(options) => {
             let reload = Reload::on_signal("the log level")?;
-            let work = start::start(config, exit_on_last_event, dry_run, &shutdown);
+            let work = start::start(config, options, &shutdown);
             transfer::beside(Box::pin(work), log_level.follow(reload)).await
         }
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,

@@ -3,7 +3,8 @@
 //! The modules in reading order: what the user says ([`cli`], [`config`]), what the program does
 //! with it ([`commands`]), the walk of one event ([`teleport`] → [`event`] → [`document`] →
 //! [`pipeline`] → [`elastic`] → [`checkpoint`]), and what serves all of them ([`output`],
-//! [`secret`], [`shutdown`], [`telemetry`]). [`demo`] holds stand-ins for both ends.
+//! [`secret`], [`shutdown`], [`telemetry`]). [`demo`] holds stand-ins for both ends,
+//! [`event_handler`] reads what its users come over with.
 //!
 //! `ARCHITECTURE.md` tells why it is built this way.
 
@@ -26,6 +27,8 @@ pub mod elastic;
 pub mod checkpoint;
 
 pub mod demo;
+
+pub mod event_handler;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -11,6 +11,7 @@ pub mod client;
 pub mod dial;
 mod export;
 pub mod identity;
+pub mod left_off;
 mod pace;
 pub(crate) mod proto;
 mod recording;

@@ -294,7 +294,7 @@ impl Checkpoint {
     }
 
     /// Binds the file to the first cluster that comes; refuses every other one.
-    fn claim(
+    pub(super) fn claim(
         &self,
         transaction: &Transaction<'_>,
         cluster: &str,
@@ -337,7 +337,7 @@ pub(super) fn unknown(run: RunId, asked: &'static str) -> Failure<CheckpointErro
     Failure::Refused(CheckpointError::UnknownRun { run, asked })
 }
 
-fn load(
+pub(super) fn load(
     transaction: &Transaction<'_>,
     id: RunId,
     asked: &'static str,

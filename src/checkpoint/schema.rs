@@ -7,7 +7,8 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5];
+pub(super) const MIGRATIONS: &[&str] =
+    &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6];
 
 /// What a file is, by its header.
 #[derive(Debug, PartialEq, Eq)]
@@ -196,6 +197,23 @@ CREATE UNIQUE INDEX gaps_identity ON gaps (
     run_id, reason, from_ms, to_ms, ifnull(day, ''), ifnull(chunk, ''), ifnull(dead_letter, ''),
     ifnull(session, ''));
 CREATE INDEX gaps_of_session ON gaps (session) WHERE session IS NOT NULL AND closed_ms IS NULL;
+";
+
+/// Knows of a state that was taken over from another exporter, and which events that had sent.
+const FORMAT_6: &str = "
+CREATE TABLE imports (
+    run_id INTEGER PRIMARY KEY REFERENCES runs (id),
+    directory TEXT NOT NULL,
+    start_ms INTEGER NOT NULL,
+    imported_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE sent_events (
+    run_id INTEGER NOT NULL REFERENCES runs (id),
+    id BLOB NOT NULL,
+    event_type BLOB NOT NULL,
+    event_index INTEGER NOT NULL,
+    PRIMARY KEY (run_id, id, event_type, event_index)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Reads whose file it is and which format it has; changes nothing.

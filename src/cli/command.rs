@@ -24,12 +24,7 @@ pub enum Command {
         kibana: Option<Kibana>,
     },
     /// Follow the audit log.
-    Start {
-        /// Stop once everything that is there is indexed.
-        exit_on_last_event: bool,
-        /// Read, but neither write documents nor move the checkpoint.
-        dry_run: bool,
-    },
+    Start(Start),
     /// Index a closed range of time.
     Backfill(Backfill),
     /// Compare Teleport with Elasticsearch.
@@ -59,13 +54,12 @@ impl Command {
     pub fn needs(&self) -> Needs {
         match self {
             // A dry run touches nothing but Teleport and stdout.
-            Self::Start { dry_run: true, .. } | Self::Backfill(Backfill { dry_run: true, .. }) => {
-                Needs {
-                    teleport: true,
-                    ..Needs::default()
-                }
-            }
-            Self::Start { .. } | Self::Backfill(_) => Needs {
+            Self::Start(Start { dry_run: true, .. })
+            | Self::Backfill(Backfill { dry_run: true, .. }) => Needs {
+                teleport: true,
+                ..Needs::default()
+            },
+            Self::Start(_) | Self::Backfill(_) => Needs {
                 teleport: true,
                 elasticsearch: true,
                 storage: true,
@@ -97,6 +91,17 @@ impl Command {
             Self::Demo(_) | Self::Version => Needs::default(),
         }
     }
+}
+
+/// How to follow the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Stop once everything that is there is indexed.
+    pub exit_on_last_event: bool,
+    /// Read, but neither write documents nor move the checkpoint.
+    pub dry_run: bool,
+    /// The storage of Teleport's event handler, to go on from.
+    pub import_state: Option<PathBuf>,
 }
 
 /// A closed range of time: `from` is before `to`.

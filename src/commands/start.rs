@@ -6,6 +6,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock};
+use crate::cli::Start;
+use crate::commands::import;
 use crate::commands::old_days::first_to_write;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
@@ -15,14 +17,21 @@ use crate::config::Config;
 use crate::pipeline::Summary;
 use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry::{self, Stats};
+use crate::teleport::audit_log::Sent;
 
 pub(super) async fn start(
     config: Config,
-    exit_on_last_event: bool,
-    dry_run: bool,
+    options: Start,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
+    let Start {
+        exit_on_last_event,
+        dry_run,
+        import_state,
+    } = options;
     let stop = &shutdown.stop;
+    let left_off = import_state.map(|directory| import::read(&directory, &config));
+    let left_off = left_off.transpose()?;
     let reload = Reload::on_signal("the credentials")?;
     // The lock is held until the end; whoever comes second learns who holds it.
     let (checkpoint, _lock) = if dry_run {
@@ -38,10 +47,20 @@ pub(super) async fn start(
     let Some((client, _)) = reach_teleport(&config, Patience::Endless, stop).await? else {
         return Ok(Exit::Done);
     };
+    if let Some(state) = &left_off
+        && !import::take_over(state, &config, &client, &checkpoint, stop).await?
+    {
+        return Ok(Exit::Done);
+    }
     let start = config.start_time.unwrap_or_else(Utc::now);
     let (run, is_first) = checkpoint.daemon_run(client.cluster(), || start.timestamp() * 1000)?;
-    say_where_it_starts(&config, run.from_ms, is_first)?;
+    let imported = checkpoint.imported()?;
+    let imported_ms = imported.as_ref().map(|imported| imported.start_ms);
+    say_where_it_starts(&config, run.from_ms, is_first, imported_ms)?;
     let mut reading = reading(&config, run.from_ms);
+    if let Some(imported) = imported {
+        reading.sent = Sent::new(run.from_ms, imported.sent);
+    }
     reading.exit_on_last_event = exit_on_last_event;
     let stats = Arc::new(Stats::default());
     let elasticsearch = config.elasticsearch.clone();
@@ -96,7 +115,13 @@ fn end(summary: Summary) -> Exit {
 }
 
 /// The start time is fixed by the first start, and a gap that nobody sees must not come of it.
-fn say_where_it_starts(config: &Config, from_ms: i64, is_first: bool) -> Result<(), Failure> {
+/// Where it was taken over from the event handler, that one's start is as good.
+fn say_where_it_starts(
+    config: &Config,
+    from_ms: i64,
+    is_first: bool,
+    imported_ms: Option<i64>,
+) -> Result<(), Failure> {
     let from = DateTime::from_timestamp_millis(from_ms)
         .unwrap_or_default()
         .to_rfc3339_opts(SecondsFormat::Secs, true);
@@ -107,7 +132,10 @@ fn say_where_it_starts(config: &Config, from_ms: i64, is_first: bool) -> Result<
              `backfill` reads them"
         ),
         Some(_) if is_first => info!(start_time = from, "first start"),
-        Some(asked) if asked.timestamp() * 1000 != from_ms => {
+        Some(asked)
+            if asked.timestamp() * 1000 != from_ms
+                && imported_ms != Some(asked.timestamp() * 1000) =>
+        {
             return Err(Failure::Usage(format!(
                 "start-time is {} but this state has started from {from}; \
                  put that into the configuration, and read other times with \

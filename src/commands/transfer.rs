@@ -24,7 +24,7 @@ use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
 use crate::shutdown::Reload;
 use crate::telemetry::Stats;
-use crate::teleport::audit_log::{AuditLog, Reading};
+use crate::teleport::audit_log::{AuditLog, Reading, Sent};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
 
 /// What to do when an end cannot be reached at the start.
@@ -186,6 +186,7 @@ pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
         exit_on_last_event: false,
         events_per_second: config.limits.events_per_second,
         sessions: config.sessions.clone(),
+        sent: Sent::default(),
     }
 }
 

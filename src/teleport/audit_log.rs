@@ -1,5 +1,6 @@
 //! The audit log as a source of pages, by whichever API the server has.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, Filled, Gap, RunId, SourceMode, Step};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Filled, Gap, RunId, SentEvent, SourceMode, Step,
+};
 use crate::config::{EventFilter, SessionsConfig};
 use crate::event::AuditEvent;
 use crate::output::Chain;
@@ -20,7 +23,7 @@ use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stop
 use crate::telemetry::Stats;
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::pace::Pace;
-use crate::teleport::{export, recording, search};
+use crate::teleport::{export, left_off, recording, search};
 
 /// The first and the longest pause before a failed call is made again. Teleport's own exporter
 /// waits up to 90 s; a shorter cap costs the server little and shows recovery sooner.
@@ -53,6 +56,31 @@ pub struct Reading {
     pub events_per_second: Option<std::num::NonZeroU32>,
     /// How session recordings are read; `None` if they are not.
     pub sessions: Option<SessionsConfig>,
+    /// What the event handler has sent already.
+    pub sent: Sent,
+}
+
+/// Events that another exporter has sent, all of the second in which ours begins.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    second: i64,
+    events: Arc<HashSet<SentEvent>>,
+}
+
+impl Sent {
+    /// These, at or after `from_ms`, milliseconds since 1970.
+    pub fn new(from_ms: i64, events: Vec<SentEvent>) -> Self {
+        Self {
+            second: from_ms.div_euclid(1000),
+            events: Arc::new(events.into_iter().collect()),
+        }
+    }
+
+    fn holds(&self, event: &AuditEvent) -> bool {
+        // Of nearly all events the first question tells.
+        let is_near = event.time.is_some_and(|time| time.seconds == self.second);
+        is_near && self.events.contains(&left_off::name(event))
+    }
 }
 
 /// Why reading ended for good.
@@ -405,6 +433,7 @@ impl Context {
             from_ms,
             to_ms,
             filter,
+            sent,
             ..
         } = &self.reading;
         // Without a time it cannot be placed; it goes on, to become a dead letter.
@@ -412,7 +441,7 @@ impl Context {
             let ms = time.millis();
             ms >= *from_ms && to_ms.is_none_or(|to_ms| ms < to_ms)
         });
-        in_time && filter.admits(&event.event_type)
+        in_time && filter.admits(&event.event_type) && !sent.holds(event)
     }
 }
 

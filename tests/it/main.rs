@@ -17,6 +17,7 @@ mod faults;
 mod filters;
 mod hosts;
 mod identity;
+mod import;
 mod install;
 mod kibana;
 mod mapping;

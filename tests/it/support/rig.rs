@@ -39,7 +39,7 @@ pub(crate) struct Rig {
     /// When the event of each took place, ms since 1970.
     times: BTreeMap<Key, i64>,
     // Last, so that the servers on it end first.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// Index and id of a document.
@@ -83,7 +83,7 @@ impl Rig {
             encoder: Encoder::new(&IndexPattern::default()),
             expected: BTreeMap::new(),
             times: BTreeMap::new(),
-            _runtime: runtime,
+            runtime,
         };
         rig.configure(top, more);
         let template = json!({"index_patterns": ["audit-events-*"]});
@@ -131,6 +131,16 @@ batch-age = "20ms"
     /// What steers the stand-in Auth Service.
     pub(crate) fn auth(&self) -> &AuthControl {
         self.auth.control()
+    }
+
+    /// Where Teleport listens.
+    pub(crate) fn auth_address(&self) -> SocketAddr {
+        self.auth.address()
+    }
+
+    /// Does something that waits.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     /// Where Elasticsearch listens.
