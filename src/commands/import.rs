@@ -103,7 +103,7 @@ async fn place_of(
         }
         Place::Search(place) => place,
     };
-    let types: Vec<String> = config.filter.types.iter().cloned().collect();
+    let types = config.filter.for_server();
     let left_off = LeftOff {
         window_ms: place.window.timestamp_millis(),
         key: &place.key,
