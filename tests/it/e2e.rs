@@ -10,6 +10,7 @@ use crate::support::journey::{Journey, days_ago};
 use crate::support::wait_until;
 
 mod faults;
+mod hosts;
 mod oddities;
 mod refusals;
 
