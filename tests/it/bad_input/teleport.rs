@@ -210,6 +210,31 @@ fn a_user_who_may_not_read_events() {
     "#);
 }
 
+/// Asked for only where recordings are to be read.
+#[test]
+fn a_user_who_may_not_read_recordings() {
+    let teleport = Teleport::start("a.example");
+    let indexer = indexer(&teleport.cluster, &teleport.addr());
+    let denied = teleport.auth.control();
+    denied.fail_next(Method::ReadRecording, 1_000, Code::PermissionDenied);
+    let found = |sessions: &str| {
+        let output = indexer.run(&[CHECK, &[sessions]].concat());
+        assert_eq!(output.code, Some(1), "{}", output.stderr);
+        let lines = output.stdout.lines().skip(2);
+        lines.take(3).collect::<Vec<_>>().join("\n")
+    };
+    assert_snapshot!(found("--sessions=true"), @"
+    ok    audit events by the export API, 0 chunks today
+    FAIL  Teleport answered StreamUnstructuredSessionEvents with PermissionDenied: planned failure
+          hint: give the identity's user a role with the rule `resources: [session], verbs: [list, read]`
+    ");
+    assert_snapshot!(found("--sessions=false"), @"
+    ok    audit events by the export API, 0 chunks today
+    FAIL  no answer from Elasticsearch at http://127.0.0.1:1/: nothing listens there
+          hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    ");
+}
+
 #[test]
 fn a_server_without_either_event_api() {
     let options = AuthOptions {
