@@ -78,6 +78,18 @@ fn each_host_that_does_not_answer_is_told() {
     ");
 }
 
+#[test]
+fn a_host_without_a_port_is_told_which_one_is_meant() {
+    let indexer = Indexer::new();
+    let args = ["install", "--elasticsearch-hosts=http://127.0.0.99"];
+    assert_snapshot!(indexer.seen(&args), @"
+    exit code 1
+    --- stderr
+    error: no answer from Elasticsearch at http://127.0.0.99/: nothing listens there
+    hint: check hosts in [forward.elasticsearch]: without a port they mean 80 or 443, and Elasticsearch's own is 9200
+    ");
+}
+
 /// As behind a proxy that serves more than Elasticsearch.
 #[test]
 fn a_path_before_each_request_is_kept() {

@@ -136,7 +136,10 @@ impl ClientError {
         error: &(dyn Error + 'static),
     ) -> Self {
         debug!("no answer from {url}: {}", Chain(error));
-        let (reason, mend) = explain(error);
+        let (reason, mut mend) = explain(error);
+        if mend == CHECK_THAT_IT_RUNS && url.port().is_none() {
+            mend = CHECK_PORT;
+        }
         match http_proxy {
             None => Self::NoAnswer {
                 url: url.to_string(),
@@ -147,7 +150,7 @@ impl ClientError {
                 url: format!("{url} by way of the HTTP proxy {http_proxy}"),
                 reason,
                 // With a proxy nothing else of ours is resolved or connected to.
-                mend: if mend == CHECK_HOSTS || mend == CHECK_THAT_IT_RUNS {
+                mend: if [CHECK_HOSTS, CHECK_PORT, CHECK_THAT_IT_RUNS].contains(&mend) {
                     CHECK_PROXY
                 } else {
                     mend
@@ -164,6 +167,9 @@ const CHECK_HOSTS: &str = "check hosts (or cloud-id) in [forward.elasticsearch]"
 
 const CHECK_THAT_IT_RUNS: &str =
     "check hosts in [forward.elasticsearch], and that Elasticsearch runs there";
+
+const CHECK_PORT: &str = "check hosts in [forward.elasticsearch]: without a port they mean 80 or \
+                          443, and Elasticsearch's own is 9200";
 
 const CHECK_PROXY: &str =
     "check HTTPS_PROXY, or name the host in NO_PROXY if it can be reached without";
