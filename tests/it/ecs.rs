@@ -72,6 +72,7 @@ fn both_fields_are_found(version: &'static str) {
         "config.toml",
         &format!(
             r#"storage = "state"
+sessions = false
 [teleport]
 addr = {:?}
 identity = "identity"

@@ -124,7 +124,7 @@ fn a_key_is_made_once_and_start_and_check_run_with_it() {
     indexer.write_private(
         "config.toml",
         &format!(
-            "storage = \"state\"\n[teleport]\naddr = {:?}\nidentity = \"identity\"\n{}",
+            "storage = \"state\"\nsessions = false\n[teleport]\naddr = {:?}\nidentity = \"identity\"\n{}",
             teleport.addr(),
             settings("rights-key", server, "api-key = \"file:key\"")
         ),

@@ -117,7 +117,7 @@ fn hanging_up_changes_the_log_level_and_no_other_setting() {
     };
     assert_snapshot!(said_after(&top("info"), "has not changed level"), @r#"INFO the log level has not changed level="info""#);
     assert_snapshot!(said_after(&top("debug"), "debug"), @r#"INFO the log level changes from="info" to="debug""#);
-    assert_snapshot!(said_after(&top("loud"), "loud"), @r#"WARN keeping the log level: config.toml:5: log-level = "loud": must be off, error, warn, info, debug or trace, or such levels by target: info,teleport_event_indexer::teleport=debug"#);
+    assert_snapshot!(said_after(&top("loud"), "loud"), @r#"WARN keeping the log level: config.toml:6: log-level = "loud": must be off, error, warn, info, debug or trace, or such levels by target: info,teleport_event_indexer::teleport=debug"#);
     assert_snapshot!(said_after(&top("error"), "\"error\""), @r#"INFO the log level changes from="debug" to="error""#);
     assert_snapshot!(said_after(&top("info"), "from=\"error\""), @r#"INFO the log level has changed from="error" to="info""#);
     daemon.terminate();

