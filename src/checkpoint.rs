@@ -8,7 +8,8 @@
 //! # Runs and positions
 //! A *run* is one walk over the audit log: the daemon's, which never ends, or a backfill's. Its
 //! *position* is a time before which everything is settled. It is derived from what has settled
-//! and stored in the same transaction, and it never moves back by a commit:
+//! and stored in the same transaction, and it never moves back by a commit, only where somebody
+//! asks for that ([`Checkpoint::move_position`]):
 //!
 //! | what is committed | what becomes of the position |
 //! |---|---|
@@ -38,6 +39,7 @@ mod gap;
 mod import;
 mod left_out;
 mod lock;
+mod moved;
 mod recording;
 mod run;
 mod schema;

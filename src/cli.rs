@@ -5,6 +5,7 @@
 mod command;
 mod dead_letters;
 mod install;
+mod start;
 
 use std::ffi::OsString;
 use std::io;
@@ -23,7 +24,8 @@ use crate::config::values::parse_time;
 use crate::output;
 
 pub use self::command::{
-    Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, Start, State, Verify,
+    Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, MovePosition, Start, State, Verify,
+    Way,
 };
 pub use self::install::{Grant, Kibana};
 
@@ -136,11 +138,7 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
             grant: install::grant(matches)?,
             kibana: install::kibana(matches)?,
         },
-        "start" => Command::Start(Start {
-            exit_on_last_event: matches.get_flag("exit-on-last-event"),
-            dry_run: matches.get_flag("dry-run"),
-            import_state: matches.get_one("import-state").cloned(),
-        }),
+        "start" => Command::Start(start::start(matches)?),
         "backfill" => {
             let (from, to) = range(matches)?;
             Command::Backfill(Backfill {
@@ -243,7 +241,7 @@ fn program() -> clap::Command {
         .arg(config)
         .subcommands([
             install_command(),
-            start_command(),
+            start::command(),
             backfill_command(),
             verify_command(),
             status_command(),
@@ -277,42 +275,22 @@ fn with_short_name(flag: Arg) -> Arg {
     }
 }
 
-fn start_command() -> clap::Command {
-    clap::Command::new("start")
-        .about("Follow the audit log")
-        .arg(switch(
-            "exit-on-last-event",
-            "Stop once everything that is there is indexed",
-        ))
-        .arg(switch(
-            "dry-run",
-            "Read, but neither write documents nor move the checkpoint",
-        ))
-        .arg(
-            Arg::new("import-state")
-                .long("import-state")
-                .value_name("DIR")
-                .value_parser(clap::value_parser!(PathBuf))
-                .help("Go on where Teleport's event handler has stopped, whose storage this is"),
-        )
-        .args(setting_flags(EVERY_GROUP))
+fn time_argument(id: &'static str, help: &'static str) -> Arg {
+    Arg::new(id)
+        .long(id)
+        .value_name("TIME")
+        .value_parser(parse_time)
+        .help(help)
 }
 
 fn range_arguments() -> [Arg; 2] {
-    let time = |id: &'static str, help| {
-        Arg::new(id)
-            .long(id)
-            .required(true)
-            .value_name("TIME")
-            .value_parser(parse_time)
-            .help(help)
-    };
     [
-        time(
+        time_argument(
             "from",
             "Begin, inclusive: RFC 3339, or a date for its midnight in UTC",
-        ),
-        time("to", "End, exclusive"),
+        )
+        .required(true),
+        time_argument("to", "End, exclusive").required(true),
     ]
 }
 

@@ -16,6 +16,7 @@ mod import;
 mod install;
 mod log_level;
 mod mend;
+mod new_position;
 mod old_days;
 mod start;
 mod state;

@@ -132,7 +132,7 @@ impl Checkpoint {
         self.read("read where it was taken over from", |transaction| {
             let found = transaction
                 .query_row(
-                    "SELECT run_id, directory, start_ms FROM imports
+                    "SELECT run_id, directory, imports.start_ms FROM imports
                      JOIN runs ON runs.id = run_id AND kind = 'daemon'",
                     [],
                     |row| {

@@ -1,4 +1,5 @@
-//! What a run leaves out because it would not be kept, and the position behind it.
+//! What a run leaves out because it would not be kept or because somebody has it skipped, and the
+//! position behind it.
 
 use std::ops::Range;
 
@@ -8,6 +9,24 @@ use super::commit::Standing;
 use super::export::DAY_MS;
 use super::run::RunId;
 use super::{Checkpoint, CheckpointError};
+
+/// Why a span is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It would not be kept.
+    TooOld,
+    /// Somebody has moved the position over it.
+    Skipped,
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::TooOld => "too_old",
+            Self::Skipped => "skipped",
+        }
+    }
+}
 
 impl Checkpoint {
     /// Moves a run's position to `until_ms`, a midnight in milliseconds since 1970, and writes down
@@ -23,40 +42,72 @@ impl Checkpoint {
         self.write("leave out what is too old", |transaction| {
             let standing = Standing::load(transaction, run)?;
             if let Some(span) = standing.pass_over(transaction, until_ms)? {
-                insert(transaction, run, span)?;
+                insert(transaction, run, span, Why::TooOld)?;
             }
-            let last = of(transaction, run)?.pop();
+            let last = of(transaction, run, Why::TooOld)?.pop();
             Ok(last.map_or(until_ms, |last| last.end.max(until_ms)))
         })
     }
 }
 
-/// Joins a span with those that it touches.
-fn insert(transaction: &Transaction<'_>, run: RunId, span: Range<i64>) -> rusqlite::Result<()> {
+/// Joins a span with those that it touches, of the same reason.
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    run: RunId,
+    span: Range<i64>,
+    why: Why,
+) -> rusqlite::Result<()> {
     let Range { start, end } = span;
+    let why = why.as_str();
     let (from_ms, to_ms): (i64, i64) = transaction.query_row(
         "SELECT min(?2, ifnull(min(from_ms), ?2)), max(?3, ifnull(max(to_ms), ?3)) FROM left_out
-         WHERE run_id = ?1 AND from_ms <= ?3 AND to_ms >= ?2",
-        params![run.0, start, end],
+         WHERE run_id = ?1 AND from_ms <= ?3 AND to_ms >= ?2 AND why = ?4",
+        params![run.0, start, end, why],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     transaction.execute(
-        "DELETE FROM left_out WHERE run_id = ?1 AND from_ms >= ?2 AND to_ms <= ?3",
-        params![run.0, from_ms, to_ms],
+        "DELETE FROM left_out WHERE run_id = ?1 AND from_ms >= ?2 AND to_ms <= ?3 AND why = ?4",
+        params![run.0, from_ms, to_ms, why],
     )?;
     transaction.execute(
-        "INSERT INTO left_out (run_id, from_ms, to_ms) VALUES (?1, ?2, ?3)",
-        params![run.0, from_ms, to_ms],
+        "INSERT INTO left_out (run_id, from_ms, to_ms, why) VALUES (?1, ?2, ?3, ?4)",
+        params![run.0, from_ms, to_ms, why],
     )?;
     Ok(())
 }
 
-/// What a run has left out, the oldest first.
-pub(super) fn of(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Result<Vec<Range<i64>>> {
+/// What a run has left out for this reason, the oldest first.
+pub(super) fn of(
+    transaction: &Transaction<'_>,
+    run: RunId,
+    why: Why,
+) -> rusqlite::Result<Vec<Range<i64>>> {
     transaction
-        .prepare_cached("SELECT from_ms, to_ms FROM left_out WHERE run_id = ?1 ORDER BY from_ms")?
-        .query_map([run.0], |row| Ok(row.get(0)?..row.get(1)?))?
+        .prepare_cached(
+            "SELECT from_ms, to_ms FROM left_out WHERE run_id = ?1 AND why = ?2 ORDER BY from_ms",
+        )?
+        .query_map(params![run.0, why.as_str()], |row| {
+            Ok(row.get(0)?..row.get(1)?)
+        })?
         .collect()
+}
+
+/// Forgets what was left out from a time on, as that is read now.
+pub(super) fn forget_from(
+    transaction: &Transaction<'_>,
+    run: RunId,
+    from_ms: i64,
+) -> rusqlite::Result<()> {
+    transaction.execute(
+        "DELETE FROM left_out WHERE run_id = ?1 AND from_ms >= ?2",
+        params![run.0, from_ms],
+    )?;
+    transaction
+        .execute(
+            "UPDATE left_out SET to_ms = min(to_ms, ?2) WHERE run_id = ?1",
+            params![run.0, from_ms],
+        )
+        .map(drop)
 }
 
 /// Forgets what a run has left out, as it begins anew.

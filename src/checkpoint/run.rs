@@ -86,8 +86,10 @@ pub struct Run {
     pub id: RunId,
     /// The cluster whose audit log it reads.
     pub cluster: String,
-    /// Where it began.
+    /// Where it began, or where somebody has moved that to.
     pub from_ms: i64,
+    /// The start time that was configured when somebody moved it; `None` if nobody has.
+    pub start_ms: Option<i64>,
     /// Where it ends, exclusive; `None` for the daemon.
     pub to_ms: Option<i64>,
     /// The event API it reads by; `None` until [`Checkpoint::set_mode`].
@@ -344,8 +346,8 @@ pub(super) fn load(
 ) -> Result<Run, Failure<CheckpointError>> {
     let run = transaction
         .prepare_cached(&format!(
-            "SELECT (SELECT cluster FROM state) AS cluster, from_ms, to_ms, mode, position_ms,
-                 newest_ms, finished, {COUNT_COLUMNS}
+            "SELECT (SELECT cluster FROM state) AS cluster, from_ms, start_ms, to_ms, mode,
+                 position_ms, newest_ms, finished, {COUNT_COLUMNS}
              FROM runs WHERE id = :run"
         ))?
         .query_row(named_params! { ":run": id.0 }, |row| {
@@ -353,6 +355,7 @@ pub(super) fn load(
                 id,
                 cluster: row.get("cluster")?,
                 from_ms: row.get("from_ms")?,
+                start_ms: row.get("start_ms")?,
                 to_ms: row.get("to_ms")?,
                 mode: row.get("mode")?,
                 position_ms: row.get("position_ms")?,

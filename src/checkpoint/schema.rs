@@ -7,8 +7,9 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
-pub(super) const MIGRATIONS: &[&str] =
-    &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6];
+pub(super) const MIGRATIONS: &[&str] = &[
+    FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6, FORMAT_7,
+];
 
 /// What a file is, by its header.
 #[derive(Debug, PartialEq, Eq)]
@@ -214,6 +215,14 @@ CREATE TABLE sent_events (
     event_index INTEGER NOT NULL,
     PRIMARY KEY (run_id, id, event_type, event_index)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Tells what is too old from what somebody has skipped; keeps the start time that is configured where
+/// somebody has moved the position.
+const FORMAT_7: &str = "
+ALTER TABLE left_out ADD COLUMN why TEXT NOT NULL DEFAULT 'too_old'
+    CHECK (why IN ('too_old', 'skipped'));
+ALTER TABLE runs ADD COLUMN start_ms INTEGER;
 ";
 
 /// Reads whose file it is and which format it has; changes nothing.

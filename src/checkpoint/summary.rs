@@ -6,6 +6,7 @@ use rusqlite::Transaction;
 
 use super::commit::Counts;
 use super::gap::{self, Gap};
+use super::left_out::Why;
 use super::run::{self, COUNT_COLUMNS, RunId, RunKind, SourceMode};
 use super::{Checkpoint, CheckpointError, blocked, dead_letter, left_out, unsigned};
 
@@ -64,6 +65,9 @@ pub struct RunSummary {
     pub gaps: u64,
     /// What it left out, the oldest first; see [`Checkpoint::leave_out`].
     pub left_out: Vec<Range<i64>>,
+    /// What it skipped because somebody has moved its position, the oldest first; see
+    /// [`Checkpoint::move_position`].
+    pub skipped: Vec<Range<i64>>,
 }
 
 /// A gap and the run that found it.
@@ -175,11 +179,13 @@ fn runs(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<RunSummary>> {
                 failed_recordings: row.get("failed_recordings").map(unsigned)?,
                 gaps: row.get("gaps").map(unsigned)?,
                 left_out: Vec::new(),
+                skipped: Vec::new(),
             })
         })?
         .collect::<Result<_, _>>()?;
     for run in &mut runs {
-        run.left_out = left_out::of(transaction, run.id)?;
+        run.left_out = left_out::of(transaction, run.id, Why::TooOld)?;
+        run.skipped = left_out::of(transaction, run.id, Why::Skipped)?;
     }
     Ok(runs)
 }

@@ -102,6 +102,28 @@ pub struct Start {
     pub dry_run: bool,
     /// The storage of Teleport's event handler, to go on from.
     pub import_state: Option<PathBuf>,
+    /// Where to go on, if not where the last run ended.
+    pub new_position: Option<MovePosition>,
+}
+
+/// An order to move the position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovePosition {
+    /// Back or forward.
+    pub way: Way,
+    /// To which second.
+    pub to: DateTime<Utc>,
+    /// Whether the user knows what it means.
+    pub is_confirmed: bool,
+}
+
+/// Where a position is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To read again.
+    Back,
+    /// To skip.
+    Forward,
 }
 
 /// A closed range of time: `from` is before `to`.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use tracing::{info, warn};
 
-use crate::checkpoint::{Checkpoint, Role, RoleLock};
+use crate::checkpoint::{Checkpoint, Role, RoleLock, Run};
 use crate::cli::Start;
 use crate::commands::import;
+use crate::commands::new_position::NewPosition;
 use crate::commands::old_days::first_to_write;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
@@ -28,6 +29,7 @@ pub(super) async fn start(
         exit_on_last_event,
         dry_run,
         import_state,
+        new_position,
     } = options;
     let stop = &shutdown.stop;
     let left_off = import_state.map(|directory| import::read(&directory, &config));
@@ -44,6 +46,8 @@ pub(super) async fn start(
             Some(RoleLock::acquire(&storage, &Role::Daemon)?),
         )
     };
+    let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
+    let new_position = new_position.transpose()?;
     let Some((client, _)) = reach_teleport(&config, Patience::Endless, stop).await? else {
         return Ok(Exit::Done);
     };
@@ -55,8 +59,10 @@ pub(super) async fn start(
     let start = config.start_time.unwrap_or_else(Utc::now);
     let (run, is_first) = checkpoint.daemon_run(client.cluster(), || start.timestamp() * 1000)?;
     let imported = checkpoint.imported()?;
-    let imported_ms = imported.as_ref().map(|imported| imported.start_ms);
-    say_where_it_starts(&config, run.from_ms, is_first, imported_ms)?;
+    if new_position.is_none() {
+        let imported_ms = imported.as_ref().map(|imported| imported.start_ms);
+        say_where_it_starts(&config, &run, is_first, imported_ms)?;
+    }
     let mut reading = reading(&config, run.from_ms);
     if let Some(imported) = imported {
         reading.sent = Sent::new(run.from_ms, imported.sent);
@@ -85,9 +91,15 @@ pub(super) async fn start(
             return Ok(Exit::Done);
         };
         demand_template(&client, &elasticsearch).await?;
-        let span = transfer.run.position_ms..Utc::now().timestamp_millis();
+        let begin_ms = new_position.as_ref().map(NewPosition::to_ms);
+        let begin_ms = begin_ms.unwrap_or(transfer.run.position_ms);
+        let span = begin_ms..Utc::now().timestamp_millis();
         let patience = Patience::Endless;
         let first = first_to_write(&client, &elasticsearch, span, patience, stop).await?;
+        // Not before it is known that these days may be written.
+        if let Some(new_position) = new_position {
+            new_position.take(&mut transfer)?;
+        }
         if let Some(first_ms) = first {
             transfer.leave_out_before(first_ms)?;
         }
@@ -115,16 +127,18 @@ fn end(summary: Summary) -> Exit {
 }
 
 /// The start time is fixed by the first start, and a gap that nobody sees must not come of it.
-/// Where it was taken over from the event handler, that one's start is as good.
+/// Where it was taken over from the event handler, that one's start is as good, and where somebody has
+/// moved the position, so is what was configured then.
 fn say_where_it_starts(
     config: &Config,
-    from_ms: i64,
+    run: &Run,
     is_first: bool,
     imported_ms: Option<i64>,
 ) -> Result<(), Failure> {
-    let from = DateTime::from_timestamp_millis(from_ms)
+    let from = DateTime::from_timestamp_millis(run.from_ms)
         .unwrap_or_default()
         .to_rfc3339_opts(SecondsFormat::Secs, true);
+    let fits = [Some(run.from_ms), run.start_ms, imported_ms];
     match config.start_time {
         None if is_first => warn!(
             start_time = from,
@@ -132,14 +146,11 @@ fn say_where_it_starts(
              `backfill` reads them"
         ),
         Some(_) if is_first => info!(start_time = from, "first start"),
-        Some(asked)
-            if asked.timestamp() * 1000 != from_ms
-                && imported_ms != Some(asked.timestamp() * 1000) =>
-        {
+        Some(asked) if !fits.contains(&Some(asked.timestamp() * 1000)) => {
             return Err(Failure::Usage(format!(
-                "start-time is {} but this state has started from {from}; \
-                 put that into the configuration, and read other times with \
-                 `teleport-event-indexer backfill --from … --to …`",
+                "start-time is {} but this state has started from {from}; put that into the \
+                 configuration. `start --rewind-to` or `--forward-to` moves where reading goes \
+                 on, and `teleport-event-indexer backfill --from … --to …` reads other times",
                 asked.to_rfc3339_opts(SecondsFormat::Secs, true)
             )));
         }

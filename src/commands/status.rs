@@ -173,6 +173,7 @@ fn run_lines(run: &RunSummary, now_ms: i64) -> Vec<String> {
         ));
     }
     lines.extend(left_out_words(&run.left_out).map(|words| format!("  {words}")));
+    lines.extend(skipped_words(&run.skipped).map(|words| format!("  {words}")));
     lines
 }
 
@@ -186,6 +187,22 @@ pub(super) fn left_out_words(spans: &[Range<i64>]) -> Option<String> {
     Some(format!(
         "left out, too old for the lifecycle policy: {}",
         days.join(", ")
+    ))
+}
+
+/// `skipped by start --forward-to: 2026-11-01T00:00:00Z to 2026-11-03T12:00:00Z`, or nothing if nothing
+/// is.
+fn skipped_words(spans: &[Range<i64>]) -> Option<String> {
+    if spans.is_empty() {
+        return None;
+    }
+    let spans = spans.iter();
+    let spans: Vec<_> = spans
+        .map(|span| format!("{} to {}", time(span.start), time(span.end)))
+        .collect();
+    Some(format!(
+        "skipped by start --forward-to: {}",
+        spans.join(", ")
     ))
 }
 
@@ -205,8 +222,11 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
             RunKind::Backfill { to_ms, .. } => ("backfill", Some(time(*to_ms))),
         };
         let lag = (kind == "daemon").then(|| (now_ms - run.position_ms) / 1000);
-        let left_out = run.left_out.iter();
-        let left_out = left_out.map(|span| json!({"from": time(span.start), "to": time(span.end)}));
+        let [left_out, skipped] = [&run.left_out, &run.skipped].map(|spans| {
+            let spans = spans.iter();
+            let spans = spans.map(|span| json!({"from": time(span.start), "to": time(span.end)}));
+            spans.collect::<Vec<_>>()
+        });
         json!({
             "kind": kind,
             "from": time(run.from_ms),
@@ -227,7 +247,8 @@ fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
             "recordings": {"read": run.recordings, "open": run.open_recordings,
                 "failed": run.failed_recordings},
             "gaps": run.gaps,
-            "left_out": left_out.collect::<Vec<_>>(),
+            "left_out": left_out,
+            "skipped": skipped,
             "updated": time(run.updated_ms),
         })
     });

@@ -21,6 +21,7 @@ mod import;
 mod install;
 mod kibana;
 mod mapping;
+mod new_position;
 mod old_days;
 mod outcomes;
 mod recordings;

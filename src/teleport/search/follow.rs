@@ -73,7 +73,11 @@ pub(super) fn first_unproven(run: &Run, has_types: bool, now_ms: i64) -> i64 {
         (false, true) => run.position_ms,
         (false, false) => run.position_ms - LONGEST_POLL_MS,
     };
-    shown_ms.max(earliest_ms).min(run.position_ms)
+    // What was skipped is not looked at either.
+    shown_ms
+        .max(earliest_ms)
+        .max(run.from_ms)
+        .min(run.position_ms)
 }
 
 /// Follows the log from where it has been read up to, for ever.

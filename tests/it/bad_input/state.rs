@@ -113,7 +113,7 @@ fn another_start_time_later() {
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
-    error: start-time is 2026-02-01T00:00:00Z but this state has started from 2026-01-01T00:00:00Z; put that into the configuration, and read other times with `teleport-event-indexer backfill --from … --to …`
+    error: start-time is 2026-02-01T00:00:00Z but this state has started from 2026-01-01T00:00:00Z; put that into the configuration. `start --rewind-to` or `--forward-to` moves where reading goes on, and `teleport-event-indexer backfill --from … --to …` reads other times
     "#);
     // None at all goes on.
     let none = ["start", "-c", "config.toml"];
