@@ -10,6 +10,7 @@ pub mod auth;
 pub mod ca_fingerprint;
 pub mod cloud_id;
 mod event_filter;
+pub(crate) mod former;
 pub mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

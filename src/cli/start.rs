@@ -1,4 +1,4 @@
-//! `start`: its flags beside the settings.
+//! `start`: its flags beside the settings, and those of the event handler that are none here.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, value_parser};
 
 use super::command::{MovePosition, Start, Way};
 use super::{EVERY_GROUP, setting_flags, switch, time_argument};
+use crate::config::former::Former;
 
 pub(super) fn command() -> clap::Command {
     clap::Command::new("start")
@@ -26,6 +27,7 @@ pub(super) fn command() -> clap::Command {
                 .help("Go on where Teleport's event handler has stopped, whose storage this is"),
         )
         .args(position_arguments())
+        .args(former_flags())
         .group(ArgGroup::new("position").args(["rewind-to", "forward-to"]))
         .args(setting_flags(EVERY_GROUP))
 }
@@ -44,6 +46,7 @@ fn position_arguments() -> [Arg; 3] {
 }
 
 pub(super) fn start(matches: &ArgMatches) -> Result<Start, String> {
+    refuse_former_flags(matches)?;
     Ok(Start {
         exit_on_last_event: matches.get_flag("exit-on-last-event"),
         dry_run: matches.get_flag("dry-run"),
@@ -61,4 +64,30 @@ fn new_position(matches: &ArgMatches) -> Option<MovePosition> {
         })
     };
     order("rewind-to", Way::Back).or_else(|| order("forward-to", Way::Forward))
+}
+
+/// Flags of the event handler's `start`: each is named, with what to use instead.
+fn refuse_former_flags(matches: &ArgMatches) -> Result<(), String> {
+    let given = Former::flags().filter(|former| matches.contains_id(former.flag));
+    let refused: Vec<String> = given
+        .map(|former| {
+            let (flag, mend) = (former.flag, former.as_flag());
+            format!("--{flag}: this belongs to teleport-event-handler: {mend}")
+        })
+        .collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(refused.join("\n"))
+}
+
+fn former_flags() -> impl Iterator<Item = Arg> {
+    Former::flags().map(|former| {
+        let flag = Arg::new(former.flag).long(former.flag).hide(true);
+        let flag = flag.num_args(0..=1).action(ArgAction::Append);
+        if former.flag == "debug" {
+            return flag.short('d');
+        }
+        flag
+    })
 }

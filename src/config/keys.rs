@@ -326,26 +326,6 @@ table! {
         "How long a lock lasts; has no effect").formerly(&["LOCKING_FOR"]);
 }
 
-/// Keys that somebody may bring along from `teleport-event-handler`, and what to do instead. A row
-/// stands for its table too.
-const FORMER: &[(&str, &str)] = &[
-    (
-        "forward.fluentd",
-        "events go straight to Elasticsearch; put [forward.elasticsearch] in its place, with hosts \
-         or cloud-id, and user and password or api-key",
-    ),
-    ("debug", "set log-level = \"debug\""),
-    ("dry-run", "it is a flag of the command: start --dry-run"),
-    (
-        "exit-on-last-event",
-        "it is a flag of the command: start --exit-on-last-event",
-    ),
-    (
-        "cursor",
-        "the position is kept in the state file; set start-time for the very first start",
-    ),
-];
-
 /// The key at this place of a file, whichever way it is spelled.
 pub fn find(path: &str) -> Option<&'static Key> {
     let path = path.replace('_', "-");
@@ -358,14 +338,6 @@ pub fn find(path: &str) -> Option<&'static Key> {
 pub(crate) fn is_table(path: &str) -> bool {
     let path = format!("{}.", path.replace('_', "-"));
     KEYS.iter().any(|key| key.name.starts_with(&path))
-}
-
-/// What to do about a key or table of `teleport-event-handler` that is none here.
-pub(crate) fn former(path: &str) -> Option<&'static str> {
-    let path = path.replace('_', "-");
-    FORMER
-        .iter()
-        .find_map(|(name, mend)| (*name == path).then_some(*mend))
 }
 
 /// The key that stands where a variable of `teleport-event-handler` stood. `rest` is its name

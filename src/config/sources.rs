@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::former::{self, Former};
 use super::keys::{self, CONFIG_VARIABLE, KEYS, Key, Kind, VARIABLE_PREFIX};
 use super::mistakes::{Mistake, Origin, Warning};
 use super::secret_file::readable_by_others;
@@ -301,9 +302,12 @@ impl File<'_> {
                 "" => name.get_ref().to_string(),
                 above => format!("{above}.{}", name.get_ref()),
             };
-            if let Some(mend) = keys::former(&path) {
+            if let Some(mend) = former::in_file(&path) {
                 let problem = format!("{path}: this belongs to teleport-event-handler: {mend}");
                 self.mistake(offset, &problem);
+                if let DeValue::Table(table) = value.get_ref() {
+                    self.walk(&path, table);
+                }
             } else if let Some(key) = keys::find(&path) {
                 self.add(key, path, offset, value.get_ref());
             } else {
@@ -368,19 +372,11 @@ fn convert(value: &DeValue<'_>) -> Result<Value, &'static str> {
 }
 
 fn former_variable(name: &str, rest: &str) -> Warning {
-    let mend = match (keys::find_former_variable(rest), rest) {
+    let mend = match (keys::find_former_variable(rest), Former::of_variable(rest)) {
         (Some(key), _) => format!("its name here is {}", key.variable()),
-        (None, "CONFIG") => format!("its name here is {CONFIG_VARIABLE}"),
-        (None, "DEBUG") => format!("set {}=debug", keys::LOG_LEVEL.variable()),
-        (None, "DRY_RUN" | "EXIT_ON_LAST_EVENT") => {
-            let flag = rest.to_lowercase().replace('_', "-");
-            format!("it is a flag of the command: start --{flag}")
-        }
-        (None, rest) if rest.starts_with("FLUENTD_") || rest == "MAX_CONNECTIONS" => format!(
-            "events go straight to Elasticsearch, set {}",
-            keys::HOSTS.variable()
-        ),
-        (None, _) => "nothing here stands for it".to_owned(),
+        (None, Some(former)) => former.as_variable(),
+        (None, None) if rest == "CONFIG" => format!("its name here is {CONFIG_VARIABLE}"),
+        (None, None) => "nothing here stands for it".to_owned(),
     };
     Warning(format!(
         "{name} is set and not read, it belongs to teleport-event-handler: {mend}"

@@ -235,6 +235,8 @@ x = 1
     DIR/config.toml:17: forward.elasticsearch: this is a table and has no value itself; write [forward.elasticsearch] and its settings below
     DIR/config.toml:18: forward.kafka.topic: unknown key; `teleport-event-indexer start --help` lists all settings
     DIR/config.toml:20: forward.fluentd: this belongs to teleport-event-handler: events go straight to Elasticsearch; put [forward.elasticsearch] in its place, with hosts or cloud-id, and user and password or api-key
+    DIR/config.toml:21: forward.fluentd.url: this belongs to teleport-event-handler: events go straight to Elasticsearch; set forward.elasticsearch.hosts
+    DIR/config.toml:22: forward.fluentd.ca: this belongs to teleport-event-handler: events go straight to Elasticsearch; set forward.elasticsearch.ca
     DIR/config.toml:24: lock.enabled: takes a value, not a table
     DIR/config.toml:27: empty: unknown key; `teleport-event-indexer start --help` lists all settings
     "#);
@@ -495,10 +497,10 @@ api-key = "id:hunter2"
         .variable("FDFWD_CURSOR", "x");
     insta::assert_snapshot!(gate.warnings(), @r#"
     FDFWD_CONFIG is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_CONFIG
-    FDFWD_CURSOR is set and not read, it belongs to teleport-event-handler: nothing here stands for it
+    FDFWD_CURSOR is set and not read, it belongs to teleport-event-handler: the position is kept in the state file, and --import-state takes over the event handler's; leave it out
     FDFWD_DEBUG is set and not read, it belongs to teleport-event-handler: set EVENT_INDEXER_LOG_LEVEL=debug
     FDFWD_DRY_RUN is set and not read, it belongs to teleport-event-handler: it is a flag of the command: start --dry-run
-    FDFWD_FLUENTD_URL is set and not read, it belongs to teleport-event-handler: events go straight to Elasticsearch, set EVENT_INDEXER_ELASTICSEARCH_HOSTS
+    FDFWD_FLUENTD_URL is set and not read, it belongs to teleport-event-handler: events go straight to Elasticsearch; set EVENT_INDEXER_ELASTICSEARCH_HOSTS
     FDFWD_LOCKING_ENABLED is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_LOCK_ENABLED
     FDFWD_STORAGE is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_STORAGE
     FDWRD_TELEPORT_CERT is set and not read, it belongs to teleport-event-handler: its name here is EVENT_INDEXER_TELEPORT_CERT
@@ -506,6 +508,54 @@ api-key = "id:hunter2"
     DIR/config.toml:8: teleport.refresh.interval = "1m": has no effect unless refresh.enabled is true
     http://es.example.com:9200/ is not encrypted: credentials and events cross the network in the clear; use https
     "#);
+}
+
+/// Every variable that some version of the event handler knows is named, with what stands for it.
+#[test]
+fn variables_of_the_event_handler() {
+    let named = |rest: &str| match rest {
+        "CONFIG" => "EVENT_INDEXER_CONFIG".to_owned(),
+        "LOCKING_ENABLED" => "EVENT_INDEXER_LOCK_ENABLED".to_owned(),
+        "LOCKING_FAILED_ATTEMPTS" => "EVENT_INDEXER_LOCK_FAILED_ATTEMPTS_COUNT".to_owned(),
+        "LOCKING_PERIOD" => "EVENT_INDEXER_LOCK_PERIOD".to_owned(),
+        "LOCKING_FOR" => "EVENT_INDEXER_LOCK_FOR".to_owned(),
+        rest => format!("EVENT_INDEXER_{rest}"),
+    };
+    for rest in [
+        "BATCH",
+        "CONCURRENCY",
+        "CONFIG",
+        "LOCKING_ENABLED",
+        "LOCKING_FAILED_ATTEMPTS",
+        "LOCKING_FOR",
+        "LOCKING_PERIOD",
+        "SKIP_EVENT_TYPES",
+        "SKIP_SESSION_TYPES",
+        "START_TIME",
+        "STORAGE",
+        "TELEPORT_ADDR",
+        "TELEPORT_CA",
+        "TELEPORT_CERT",
+        "TELEPORT_IDENTITY",
+        "TELEPORT_KEY",
+        "TELEPORT_REFRESH_ENABLED",
+        "TELEPORT_REFRESH_INTERVAL",
+        "TIMEOUT",
+        "TYPES",
+        "WINDOW_SIZE",
+    ] {
+        for prefix in ["FDFWD_", "FDWRD_"] {
+            let name = format!("{prefix}{rest}");
+            assert_eq!(
+                Gate::new().variable(&name, "1").warnings(),
+                format!(
+                    "{name} is set and not read, it belongs to teleport-event-handler: its name \
+                     here is {}",
+                    named(rest)
+                )
+            );
+        }
+    }
 }
 
 #[test]

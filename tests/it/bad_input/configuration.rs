@@ -47,6 +47,7 @@ password = "{PASSWORD}"
     error: config.toml:3: timeout = 5: needs a unit: 5s, 5m or 5h
     error: config.toml:6: teleport.identity: excludes teleport.key (config.toml:7); keep either the identity file or key, cert and ca
     error: config.toml:10: forward.fluentd: this belongs to teleport-event-handler: events go straight to Elasticsearch; put [forward.elasticsearch] in its place, with hosts or cloud-id, and user and password or api-key
+    error: config.toml:11: forward.fluentd.url: this belongs to teleport-event-handler: events go straight to Elasticsearch; set forward.elasticsearch.hosts
     error: config.toml:13: forward.elasticsearch.hosts: host 1 holds a user or password; move them to user and password (or cloud-auth, or api-key)
     error: config.toml:14: forward.elasticsearch.password: goes with user, which is not set
     error: storage is not set: name a directory for the state file (or --storage, or EVENT_INDEXER_STORAGE)
@@ -63,6 +64,42 @@ fn text_that_is_no_toml() {
     --- stderr
     error: config.toml:2: no valid TOML: invalid basic string, expected `"`
     "#);
+}
+
+#[test]
+fn flags_of_the_event_handler() {
+    let args = [
+        "start",
+        "-d",
+        "--fluentd-url=https://localhost:8888/a.log",
+        "--fluentd-session-url",
+        "https://localhost:8888/session",
+        "--fluentd-ca",
+        "ca.crt",
+        "--fluentd-cert=client.crt",
+        "--fluentd-key=client.key",
+        "--fluentd-max-connections",
+        "10",
+        "--cursor=",
+        "--batch",
+        "20",
+    ];
+    assert_snapshot!(Indexer::new().seen(&args), @"
+    exit code 2
+    --- stderr
+    error: --debug: this belongs to teleport-event-handler: give --log-level=debug
+    --fluentd-url: this belongs to teleport-event-handler: events go straight to Elasticsearch; give --elasticsearch-hosts
+    --fluentd-session-url: this belongs to teleport-event-handler: events of session recordings go into the same indices as all others; leave it out
+    --fluentd-ca: this belongs to teleport-event-handler: events go straight to Elasticsearch; give --elasticsearch-ca
+    --fluentd-cert: this belongs to teleport-event-handler: events go straight to Elasticsearch; give --elasticsearch-client-cert
+    --fluentd-key: this belongs to teleport-event-handler: events go straight to Elasticsearch; give --elasticsearch-client-key
+    --fluentd-max-connections: this belongs to teleport-event-handler: one request carries thousands of events; give --elasticsearch-in-flight
+    --cursor: this belongs to teleport-event-handler: the position is kept in the state file, and --import-state takes over the event handler's; leave it out
+
+    Usage: teleport-event-indexer start [OPTIONS]
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]
