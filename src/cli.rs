@@ -5,6 +5,7 @@
 mod command;
 mod dead_letters;
 mod install;
+mod manual;
 mod start;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ pub use self::command::{
     Way,
 };
 pub use self::install::{Grant, Kibana};
+pub use self::manual::{completions, write_man_pages};
 
 /// What the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +168,8 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
             show_config: matches.get_flag("show-config"),
         },
         "demo" => Command::Demo(demo(matches)?),
+        "completions" => Command::Completions(manual::shell(matches)),
+        "man" => Command::ManPages(manual::folder(matches)),
         "version" => Command::Version,
         other => unreachable!("clap knows no command {other}"),
     })
@@ -249,6 +253,8 @@ fn program() -> clap::Command {
             dead_letters::state_command(),
             check_command(),
             demo_command(),
+            manual::completions_command(),
+            manual::man_command(),
             clap::Command::new("version").about("Print the version"),
         ])
 }

@@ -1,7 +1,11 @@
 //! The commands; the only place that knows all parts.
 
+use std::path::Path;
+
+use anyhow::Context;
+
 use self::log_level::{ConfigSource, LogLevel, Unusable};
-use crate::cli::{Command, Invocation};
+use crate::cli::{self, Command, Invocation};
 use crate::config::Config;
 use crate::output::{self, Chain};
 use crate::shutdown::{Reload, Shutdown};
@@ -60,6 +64,16 @@ pub fn run(invocation: Invocation) -> Exit {
         config,
         settings,
     } = invocation;
+    // These are about the program alone: no configuration is read, and none is in their way.
+    match &command {
+        Command::Completions(shell) => {
+            return end(output::raw_data(&cli::completions(*shell))
+                .map(|_| Exit::Done)
+                .map_err(Failure::from));
+        }
+        Command::ManPages(folder) => return end(man_pages(folder)),
+        _ => {}
+    }
     let source = ConfigSource {
         file: config,
         flags: settings,
@@ -106,6 +120,12 @@ pub fn run(invocation: Invocation) -> Exit {
     // Work on blocking threads, if any is left, must not hold up the end.
     runtime.shutdown_background();
     end(exit)
+}
+
+fn man_pages(folder: &Path) -> Result<Exit, Failure> {
+    cli::write_man_pages(folder)
+        .with_context(|| format!("cannot write the man pages into {}", folder.display()))?;
+    Ok(Exit::Done)
 }
 
 /// Says what went wrong, if something has.
@@ -179,6 +199,9 @@ async fn dispatch(
         Command::Status { json } => status::status(&config, json),
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
         Command::Demo(demo) => Box::pin(demo::demo(demo, &shutdown)).await,
+        Command::Completions(_) | Command::ManPages(_) => {
+            unreachable!("they are done before the configuration is read")
+        }
         Command::Version => {
             output::data(format_args!(
                 "teleport-event-indexer {}",

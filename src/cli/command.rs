@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use clap_complete::Shell;
 
 use super::install::{Grant, Kibana};
 use crate::checkpoint::DeadLetterFilter;
@@ -45,6 +46,10 @@ pub enum Command {
     },
     /// Show it all on one machine.
     Demo(Demo),
+    /// Print what a shell needs to complete our commands and flags.
+    Completions(Shell),
+    /// Write the man pages into this folder.
+    ManPages(PathBuf),
     /// Print the version.
     Version,
 }
@@ -88,7 +93,9 @@ impl Command {
                 storage: true,
                 ..Needs::default()
             },
-            Self::Demo(_) | Self::Version => Needs::default(),
+            Self::Demo(_) | Self::Completions(_) | Self::ManPages(_) | Self::Version => {
+                Needs::default()
+            }
         }
     }
 }

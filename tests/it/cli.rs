@@ -1,5 +1,6 @@
 //! Commands, their help, and where their output goes.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use chrono::{TimeDelta, Utc};
@@ -60,6 +61,8 @@ fn help() {
       state         Back up or reset the state file
       check         Prove the configuration and both ends before anything runs
       demo          Show it all on this machine: invented events, stand-ins for both ends
+      completions   Print completions for a shell
+      man           Write the man pages, one for each command, into a folder
       version       Print the version
       help          Print this message or the help of the given subcommand(s)
 
@@ -136,6 +139,34 @@ fn version() {
             "{args:?}"
         );
     }
+}
+
+#[test]
+fn completions_and_man_pages_know_each_command_and_need_no_configuration() {
+    let indexer = Indexer::new().env("EVENT_INDEXER_TIMEOUT", "no duration");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = indexer.run(&["completions", shell]);
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+        for word in ["backfill", "exit-on-last-event"] {
+            assert!(output.stdout.contains(word), "{shell} {word}");
+        }
+    }
+    let folder = indexer.directory().join("man");
+    let target = folder.to_str().unwrap();
+    let missing = indexer.run(&["man", target]);
+    assert_eq!((missing.code, missing.stdout.as_str()), (Some(1), ""));
+    assert!(
+        missing.stderr.contains("cannot write the man pages into"),
+        "{}",
+        missing.stderr
+    );
+    fs::create_dir(&folder).unwrap();
+    let output = indexer.run(&["man", target]);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+    let start = folder.join("teleport-event-indexer-start.1");
+    let start = fs::read_to_string(start).unwrap();
+    assert!(start.contains(r"\-\-exit\-on\-last\-event"), "{start}");
+    assert!(folder.join("teleport-event-indexer.1").exists());
 }
 
 #[test]
@@ -386,7 +417,7 @@ fn a_stdout_that_takes_nothing_is_a_failure() {
     let (indexer, _teleport, _server) = set_up(100);
     let dry_runs = dry_runs();
     for args in [&["version"][..], &dry_runs[0], &dry_runs[1]] {
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
         let full = full.expect("Linux has it");
         let (code, stderr) = onto(full, &indexer, args);
         assert_eq!(code, Some(1), "{args:?}: {stderr}");
