@@ -8,6 +8,7 @@ mod credentials;
 mod dead_letters;
 mod demo;
 mod dial;
+mod docs;
 mod document;
 mod dry_run;
 mod e2e;
