@@ -35,6 +35,7 @@ mod commit;
 mod dead_letter;
 mod error;
 mod export;
+mod failed_login;
 mod gap;
 mod import;
 mod left_out;
@@ -65,6 +66,7 @@ pub use dead_letter::{
 };
 pub use error::CheckpointError;
 pub use export::{Chunk, Listed};
+pub use failed_login::{DueLock, FailedLogin, LockRule};
 pub use gap::{Filled, Gap};
 pub use import::{Import, Imported, SentEvent};
 pub use lock::{Holder, LockError, Role, RoleLock};

@@ -88,6 +88,7 @@ const EVERY_GROUP: &[Group] = &[
     Group::Install,
     Group::Limits,
     Group::Logging,
+    Group::Locks,
     Group::Later,
 ];
 

@@ -74,6 +74,8 @@ pub struct Config {
     pub filter: EventFilter,
     /// How session recordings are read; `None` if they are not.
     pub sessions: Option<SessionsConfig>,
+    /// When users are locked; `None` if they are not.
+    pub lock: Option<LockConfig>,
     /// Where the very first start begins, to the second; the moment of that start if `None`.
     pub start_time: Option<DateTime<Utc>>,
     /// Windows or chunks that are read side by side while catching up, 1 to 64.
@@ -113,6 +115,20 @@ impl SessionsConfig {
         self.skip_types.contains(event_type)
     }
 }
+
+/// When users are locked after failed logins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockConfig {
+    /// After so many, at least one.
+    pub failed_attempts_count: usize,
+    /// Within this time.
+    pub period: Duration,
+    /// For so long; until somebody removes the lock if `None`.
+    pub lock_for: Option<Duration>,
+}
+
+/// The type of the event that tells of a login, failed or not.
+pub(crate) const LOGIN_EVENT: &str = "user.login";
 
 /// What the program says while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +206,7 @@ impl Config {
         ];
         let backfill_limits =
             limits.replaced_by(limits_of(r, own, &keys::BACKFILL_BYTES_PER_SECOND));
+        let filter = filter(r);
         let config = Self {
             storage,
             poll_interval: r.value(
@@ -202,7 +219,8 @@ impl Config {
                 &keys::WINDOW_SIZE,
                 values::duration(Duration::from_secs(1), Duration::from_hours(24 * 366)),
             ),
-            filter: filter(r),
+            lock: lock(r, &filter),
+            filter,
             sessions: sessions(r),
             start_time: r.optional(&keys::START_TIME, values::time),
             concurrency: r.value(&keys::CONCURRENCY, values::integer(1, 64)),
@@ -284,6 +302,33 @@ fn sessions(resolver: &mut Resolver) -> Option<SessionsConfig> {
     is_on.then_some(config)
 }
 
+fn lock(resolver: &mut Resolver, filter: &EventFilter) -> Option<LockConfig> {
+    let is_enabled = resolver.value(&keys::LOCK_ENABLED, values::boolean);
+    let attempts = resolver.value(
+        &keys::LOCK_FAILED_ATTEMPTS_COUNT,
+        values::integer(1_u32, 1000),
+    );
+    let hour = Duration::from_hours(1);
+    let config = LockConfig {
+        failed_attempts_count: usize::try_from(attempts).unwrap_or(usize::MAX).max(1),
+        period: resolver.value(
+            &keys::LOCK_PERIOD,
+            values::duration(Duration::from_secs(1), 24 * hour),
+        ),
+        lock_for: Some(resolver.value(
+            &keys::LOCK_FOR,
+            values::duration(Duration::ZERO, 24 * 366 * hour),
+        ))
+        .filter(|length| !length.is_zero()),
+    };
+    if is_enabled && !filter.admits(LOGIN_EVENT.as_bytes()) {
+        let problem =
+            format!("needs the events {LOGIN_EVENT}, which types or skip-event-types leave out");
+        resolver.wrong(&keys::LOCK_ENABLED, problem);
+    }
+    is_enabled.then_some(config)
+}
+
 fn log_format(value: &sources::Value) -> Result<LogFormat, values::Problem> {
     match values::text(value).as_deref() {
         Ok("text") => Ok(LogFormat::Text),
@@ -312,18 +357,6 @@ fn limit(resolver: &mut Resolver, key: &keys::Key) -> Option<NonZeroU32> {
 /// Keys that the program knows so that a shared or older file is understood, but whose features it
 /// lacks. To accept them in silence would promise what does not happen.
 fn refuse_later_features(resolver: &mut Resolver) {
-    if resolver.value(&keys::LOCK_ENABLED, values::boolean) {
-        resolver.wrong(
-            &keys::LOCK_ENABLED,
-            "locking users is not supported by this version; set it to false",
-        );
-    }
-    resolver.optional(
-        &keys::LOCK_FAILED_ATTEMPTS_COUNT,
-        values::integer(1, u32::MAX),
-    );
-    resolver.optional(&keys::LOCK_PERIOD, values::any_duration);
-    resolver.optional(&keys::LOCK_FOR, values::any_duration);
     if resolver.is_set(&keys::LISTEN_ADDR) {
         resolver.wrong(
             &keys::LISTEN_ADDR,

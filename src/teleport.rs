@@ -12,6 +12,7 @@ pub mod dial;
 mod export;
 pub mod identity;
 pub mod left_off;
+mod locking;
 mod pace;
 pub(crate) mod proto;
 mod recording;

@@ -8,7 +8,7 @@ const APPLICATION_ID: i64 = 0x5445_4958;
 /// One entry per format; entry *n* turns format *n* into *n* + 1. Entries that were released are
 /// never changed.
 pub(super) const MIGRATIONS: &[&str] = &[
-    FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6, FORMAT_7,
+    FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6, FORMAT_7, FORMAT_8,
 ];
 
 /// What a file is, by its header.
@@ -223,6 +223,24 @@ const FORMAT_7: &str = "
 ALTER TABLE left_out ADD COLUMN why TEXT NOT NULL DEFAULT 'too_old'
     CHECK (why IN ('too_old', 'skipped'));
 ALTER TABLE runs ADD COLUMN start_ms INTEGER;
+";
+
+/// Knows of failed logins, which ones of them have led to a lock, and which locks are to be made.
+const FORMAT_8: &str = "
+CREATE TABLE failed_logins (
+    user TEXT NOT NULL,
+    time_ms INTEGER NOT NULL,
+    event BLOB NOT NULL,
+    counted INTEGER NOT NULL DEFAULT 0 CHECK (counted IN (0, 1)),
+    PRIMARY KEY (user, time_ms, event)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX failed_logins_by_age ON failed_logins (time_ms);
+CREATE TABLE locks (
+    user TEXT PRIMARY KEY,
+    login TEXT NOT NULL,
+    failed_ms INTEGER NOT NULL,
+    failures INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Reads whose file it is and which format it has; changes nothing.

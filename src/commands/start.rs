@@ -68,6 +68,9 @@ pub(super) async fn start(
         reading.sent = Sent::new(run.from_ms, imported.sent);
     }
     reading.exit_on_last_event = exit_on_last_event;
+    if !dry_run {
+        reading.lock.clone_from(&config.lock);
+    }
     let stats = Arc::new(Stats::default());
     let elasticsearch = config.elasticsearch.clone();
     let mut transfer = Transfer {

@@ -186,6 +186,8 @@ pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
         exit_on_last_event: false,
         events_per_second: config.limits.events_per_second,
         sessions: config.sessions.clone(),
+        // A daemon's matter alone.
+        lock: None,
         sent: Sent::default(),
     }
 }

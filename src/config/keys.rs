@@ -102,6 +102,8 @@ pub enum Group {
     Limits,
     /// What the program says while it runs.
     Logging,
+    /// When users are locked.
+    Locks,
     /// Keys of features which this version does not have.
     Later,
 }
@@ -118,6 +120,7 @@ impl Group {
             Self::Install => "Template and lifecycle policy",
             Self::Limits => "Limits",
             Self::Logging => "Logging",
+            Self::Locks => "Automatic locks",
             Self::Later => "Not in this version",
         }
     }
@@ -315,15 +318,15 @@ table! {
 
     LISTEN_ADDR = key("listen.addr", Kind::Text, Group::Later,
         "Address of status page, metrics and health; refused for now");
-    LOCK_ENABLED = key("lock.enabled", Kind::Bool, Group::Later,
-        "Lock users after failed logins; only false is accepted")
+    LOCK_ENABLED = key("lock.enabled", Kind::Bool, Group::Locks,
+        "Lock users after failed logins")
         .default("false").formerly(&["LOCKING_ENABLED"]);
-    LOCK_FAILED_ATTEMPTS_COUNT = key("lock.failed-attempts-count", Kind::Integer, Group::Later,
-        "Failed logins that lead to a lock; has no effect").formerly(&["LOCKING_FAILED_ATTEMPTS"]);
-    LOCK_PERIOD = key("lock.period", Kind::Duration, Group::Later,
-        "Span of time in which they count; has no effect").formerly(&["LOCKING_PERIOD"]);
-    LOCK_FOR = key("lock.for", Kind::Duration, Group::Later,
-        "How long a lock lasts; has no effect").formerly(&["LOCKING_FOR"]);
+    LOCK_FAILED_ATTEMPTS_COUNT = key("lock.failed-attempts-count", Kind::Integer, Group::Locks,
+        "So many failed logins of a user lead to a lock").default("3").formerly(&["LOCKING_FAILED_ATTEMPTS"]);
+    LOCK_PERIOD = key("lock.period", Kind::Duration, Group::Locks,
+        "Within so long a time").default("1m").formerly(&["LOCKING_PERIOD"]);
+    LOCK_FOR = key("lock.for", Kind::Duration, Group::Locks,
+        "How long a lock lasts; 0s: until somebody removes it").default("0s").formerly(&["LOCKING_FOR"]);
 }
 
 /// The key at this place of a file, whichever way it is spelled.

@@ -333,7 +333,6 @@ for = "a while"
     DIR/config.toml:42: limits.teleport-requests-per-second = 0: must be a whole number from 1 to 4294967295
     DIR/config.toml:43: limits.bytes-per-second = "1TiB": must be from 1B to 4294967295B
     DIR/config.toml:46: listen.addr: status page, metrics and health are not supported by this version; remove it
-    DIR/config.toml:49: lock.enabled: locking users is not supported by this version; set it to false
     DIR/config.toml:50: lock.for = "a while": must be a duration such as 200ms, 5s, 1h30m or 365d
     "#);
 }
@@ -676,6 +675,7 @@ bytes-per-second = "10MB"
                 has_summaries: false,
             },
         ),
+        lock: None,
         start_time: Some(
             2026-01-31T07:00:00Z,
         ),
@@ -819,6 +819,25 @@ fn a_filter_that_contradicts_itself() {
 }
 
 #[test]
+fn locks_need_the_events_of_logins_and_a_bound() {
+    let gate = || Gate::new().flag("lock.enabled", "true");
+    let lock = gate().good().lock.unwrap();
+    assert_eq!(
+        (lock.failed_attempts_count, lock.period, lock.lock_for),
+        (3, Duration::from_secs(60), None)
+    );
+    let gate = gate()
+        .flag("types", "session.*")
+        .flag("lock.failed-attempts-count", "0")
+        .flag("lock.period", "2d");
+    insta::assert_snapshot!(gate.mistakes(), @r#"
+    --lock-enabled: needs the events user.login, which types or skip-event-types leave out
+    --lock-failed-attempts-count="0": must be a whole number from 1 to 1000
+    --lock-period="2d": must be from 1s to 1d
+    "#);
+}
+
+#[test]
 fn what_is_shown_is_what_is_in_effect() {
     let gate = Gate::new()
         .config(LEAST)
@@ -874,6 +893,12 @@ fn what_is_shown_is_what_is_in_effect() {
     replicas = "auto"  # default
     refresh-interval = "5s"  # default
     dynamic = false  # default
+
+    [lock]
+    enabled = false  # default
+    failed-attempts-count = 3  # default
+    period = "1m"  # default
+    for = "0s"  # default
     "#);
 
     // The text is a configuration itself, and the same one.

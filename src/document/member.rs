@@ -9,6 +9,21 @@ use crate::wire::{LENGTH, Malformed, Reader, Span, tag};
 /// The text of one of the event's own members, if it has it and it is a string. Of several with
 /// this key the last one counts, as in the document.
 pub(crate) fn text<'a>(body: &'a [u8], key: &str) -> Result<Option<&'a [u8]>, Malformed> {
+    Ok(match of(body, key)? {
+        Some(Kind::String(text)) => Some(text.bytes(body)),
+        _ => None,
+    })
+}
+
+/// The same of a member that is true or false.
+pub(crate) fn truth(body: &[u8], key: &str) -> Result<Option<bool>, Malformed> {
+    Ok(match of(body, key)? {
+        Some(Kind::Bool(truth)) => Some(truth),
+        _ => None,
+    })
+}
+
+fn of(body: &[u8], key: &str) -> Result<Option<Kind>, Malformed> {
     let mut found = None;
     let mut members = Reader::new(body, Span::of(body)?);
     while let Some((name, value)) = next_member(body, &mut members)? {
@@ -16,11 +31,7 @@ pub(crate) fn text<'a>(body: &'a [u8], key: &str) -> Result<Option<&'a [u8]>, Ma
             found = Some(value);
         }
     }
-    let Some(value) = found else { return Ok(None) };
-    Ok(match kind(body, value)? {
-        Kind::String(text) => Some(text.bytes(body)),
-        _ => None,
-    })
+    found.map(|value| kind(body, value)).transpose()
 }
 
 /// The event with one more member, which takes the place of one of the same key.
@@ -68,6 +79,11 @@ mod tests {
         assert_eq!(text(&body, "sid").unwrap(), Some(&b""[..]));
         assert_eq!(text(&body, "uid").unwrap(), None);
         assert_eq!(text(&body, "ci").unwrap(), None);
+        assert_eq!(truth(&body, "ci").unwrap(), None);
+        let body = struct_bytes(&json!({"success": false, "b": true, "sid": "", "ci": 3}));
+        assert_eq!(truth(&body, "success").unwrap(), Some(false));
+        assert_eq!(truth(&body, "b").unwrap(), Some(true));
+        let body = struct_bytes(&json!({"event": "print", "sid": "", "ci": 3, "b": {"sid": "x"}}));
         let long = "s".repeat(70_000);
         for sid in ["6f1e", &long] {
             let body = with_text(&body, "sid", sid.as_bytes());

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Filled, Gap, RunId, SentEvent, SourceMode, Step,
 };
-use crate::config::{EventFilter, SessionsConfig};
+use crate::config::{EventFilter, LockConfig, SessionsConfig};
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
@@ -23,7 +23,7 @@ use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stop
 use crate::telemetry::Stats;
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::pace::Pace;
-use crate::teleport::{export, left_off, recording, search};
+use crate::teleport::{export, left_off, locking, recording, search};
 
 /// The first and the longest pause before a failed call is made again. Teleport's own exporter
 /// waits up to 90 s; a shorter cap costs the server little and shows recovery sooner.
@@ -58,6 +58,8 @@ pub struct Reading {
     pub sessions: Option<SessionsConfig>,
     /// What the event handler has sent already.
     pub sent: Sent,
+    /// When users are locked; `None` if they are not.
+    pub lock: Option<LockConfig>,
 }
 
 /// Events that another exporter has sent, all of the second in which ours begins.
@@ -130,7 +132,9 @@ pub(super) struct Context {
     open_gaps: Mutex<Vec<Gap>>,
     /// There are recordings to read that were not there before.
     pub uploads: Notify,
-    /// Why a recording could not be written down, which ends the run.
+    /// There are locks to make that were not there before.
+    pub failed_logins: Notify,
+    /// Why a recording or a failed login could not be written down, which ends the run.
     failure: Mutex<Option<CheckpointError>>,
     lanes: std::sync::atomic::AtomicU64,
 }
@@ -169,6 +173,7 @@ impl Source for AuditLog {
             tail: Mutex::default(),
             open_gaps: Mutex::default(),
             uploads: Notify::new(),
+            failed_logins: Notify::new(),
             failure: Mutex::default(),
             lanes: Default::default(),
         });
@@ -190,12 +195,19 @@ impl Source for AuditLog {
             let read = Box::pin(recording::read(&context, &log_ended)).await;
             read.inspect_err(|_| context.stop.cancel())
         };
-        let (log, recordings) = tokio::join!(Box::pin(log), recordings);
+        let locks = async {
+            let Some(config) = &context.reading.lock else {
+                return Ok(());
+            };
+            let made = Box::pin(locking::make(&context, config, &log_ended)).await;
+            made.inspect_err(|_| context.stop.cancel())
+        };
+        let (log, recordings, locks) = tokio::join!(Box::pin(log), recordings, locks);
         let failure = context.failure.lock();
         if let Some(failure) = failure.unwrap_or_else(PoisonError::into_inner).take() {
             return Err(failure.into());
         }
-        log.and(recordings)
+        log.and(recordings).and(locks)
     }
 }
 
@@ -375,6 +387,11 @@ impl Context {
         if self.reading.sessions.is_some() && of_recording.is_none() {
             self.note_uploads(&page).await?;
         }
+        if let Some(config) = &self.reading.lock
+            && of_recording.is_none()
+        {
+            self.note_failed_logins(&page, config).await?;
+        }
         if let Some(gap) = &page.gap
             && gap.session.is_none()
         {
@@ -406,14 +423,33 @@ impl Context {
         let noted = self
             .blocking(move |checkpoint, run| checkpoint.add_uploads(run, &uploads))
             .await;
-        if let Err(failed) = noted {
+        self.or_end(noted)?;
+        self.uploads.notify_one();
+        Ok(())
+    }
+
+    async fn note_failed_logins(&self, page: &Page, config: &LockConfig) -> Result<(), Closed> {
+        let (failed, rule) = locking::failed_logins(&page.events, config, now_ms());
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let noted = self
+            .blocking(move |checkpoint, _| checkpoint.add_failed_logins(&failed, rule))
+            .await;
+        if self.or_end(noted)? {
+            self.failed_logins.notify_one();
+        }
+        Ok(())
+    }
+
+    /// What cannot be written down ends the run.
+    fn or_end<T>(&self, noted: Result<T, CheckpointError>) -> Result<T, Closed> {
+        noted.map_err(|failed| {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             failure.get_or_insert(failed);
             self.stop.cancel();
-            return Err(Closed);
-        }
-        self.uploads.notify_one();
-        Ok(())
+            Closed
+        })
     }
 
     /// Runs something on the state file, off the executor's threads.

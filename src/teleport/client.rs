@@ -28,7 +28,7 @@ use crate::teleport::identity::{Credentials, IdentityError};
 use crate::teleport::proto::auditlog;
 use crate::teleport::proto::auditlog::audit_log_service_client::AuditLogServiceClient;
 use crate::teleport::proto::auth::auth_service_client::AuthServiceClient;
-use crate::teleport::proto::auth::{PingRequest, PingResponse};
+use crate::teleport::proto::auth::{self, PingRequest, PingResponse};
 
 use self::codec::{Answer, EventCodec};
 use self::connection::Connection;
@@ -145,6 +145,34 @@ impl Client {
             cluster: answer.cluster_name,
             version,
         })
+    }
+
+    /// Makes a lock, or renews the one of this name.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn upsert_lock(&self, lock: &Lock) -> Result<(), CallError> {
+        let request = auth::LockV2 {
+            kind: "lock".into(),
+            version: "v2".into(),
+            metadata: Some(auth::Metadata {
+                name: lock.name.clone(),
+            }),
+            spec: Some(auth::LockSpecV2 {
+                target: Some(auth::LockTarget {
+                    user: lock.user.clone(),
+                }),
+                message: lock.message.clone(),
+                expires: lock.expires_ms.map(|ms| {
+                    let Timestamp { seconds, nanos } = Timestamp::from_millis(ms);
+                    auth::Timestamp { seconds, nanos }
+                }),
+            }),
+            ..Default::default()
+        };
+        let mut auth = AuthServiceClient::new(self.connection.channel());
+        answered("UpsertLock", auth.upsert_lock(request)).await?;
+        Ok(())
     }
 
     /// One page of a search. `from` and `to` are both inclusive, `to` as a whole millisecond.
@@ -354,6 +382,19 @@ pub struct Query<'a> {
     pub limit: i32,
     /// From the span's end to its start.
     pub newest_first: bool,
+}
+
+/// A lock to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// Its name.
+    pub name: String,
+    /// Whom it locks.
+    pub user: String,
+    /// What that user is told.
+    pub message: String,
+    /// When it ends, ms since 1970; never if `None`.
+    pub expires_ms: Option<i64>,
 }
 
 /// A page of a search.

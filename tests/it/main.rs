@@ -21,6 +21,7 @@ mod identity;
 mod import;
 mod install;
 mod kibana;
+mod locks;
 mod mapping;
 mod new_position;
 mod old_days;

@@ -27,6 +27,8 @@ pub enum Method {
     ReadChunk,
     /// `AuditLogService/StreamUnstructuredSessionEvents`
     ReadRecording,
+    /// `proto.AuthService/UpsertLock`
+    Lock,
 }
 
 /// What is wrong with the keys of searches. All of this has happened to exporters.
@@ -101,6 +103,17 @@ pub enum Request {
         /// The lowest index that is wanted.
         start_index: i32,
     },
+    /// To lock a user.
+    Lock {
+        /// The lock's name.
+        name: String,
+        /// Whom it locks.
+        user: String,
+        /// What that user is told.
+        message: String,
+        /// When it ends.
+        expires: Option<Timestamp>,
+    },
 }
 
 pub(super) struct Script {
@@ -133,7 +146,7 @@ pub(super) struct Shared {
     pub(super) script: Lock<Script>,
     pub(super) record: Lock<Record>,
     /// By method.
-    pub(super) n_handed_out: [AtomicU64; 5],
+    pub(super) n_handed_out: [AtomicU64; 6],
     pub(super) n_connections: AtomicU64,
     pub(super) n_failed_handshakes: AtomicU64,
     /// The parent of every connection's token.

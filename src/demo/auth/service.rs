@@ -382,4 +382,34 @@ impl AuthService for Service {
             server_features: Some(auth::Features { cloud: false }),
         }))
     }
+
+    async fn upsert_lock(
+        &self,
+        call: tonic::Request<auth::LockV2>,
+    ) -> Result<Response<auth::Empty>, Status> {
+        let auth::LockV2 { metadata, spec, .. } = call.get_ref().clone();
+        let auth::LockSpecV2 {
+            target,
+            message,
+            expires,
+        } = spec.unwrap_or_default();
+        let user = target.unwrap_or_default().user;
+        let has_target = !user.is_empty();
+        let noted = Request::Lock {
+            name: metadata.unwrap_or_default().name,
+            user,
+            message,
+            expires: expires.map(|time| Timestamp {
+                seconds: time.seconds,
+                nanos: time.nanos,
+            }),
+        };
+        self.admit(&call, Method::Lock, noted).await?;
+        if !has_target {
+            return Err(Status::invalid_argument(
+                "at least one target field must be set",
+            ));
+        }
+        Ok(Response::new(auth::Empty {}))
+    }
 }
