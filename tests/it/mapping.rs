@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use teleport_event_indexer::checkpoint::{Checkpoint, DeadLetterFilter};
 use teleport_event_indexer::config::{Config, Needs, sources};
 use teleport_event_indexer::demo::events::{self, Id};
-use teleport_event_indexer::document::{Encoder, IndexPattern};
+use teleport_event_indexer::document::{Encoder, IndexPattern, Schema};
 use teleport_event_indexer::elastic::bulk::Bulk;
 use teleport_event_indexer::elastic::client::Client;
 use teleport_event_indexer::event::AuditEvent;
@@ -37,6 +37,7 @@ const BATCH: usize = 50;
 struct Installed<'a> {
     name: &'static str,
     elasticsearch: &'a Elasticsearch,
+    schema: Schema,
     indexer: Indexer,
 }
 
@@ -51,19 +52,24 @@ struct Fates {
 }
 
 impl<'a> Installed<'a> {
-    fn new(name: &'static str, elasticsearch: &'a Elasticsearch, more: &str) -> Self {
+    fn new(name: &'static str, elasticsearch: &'a Elasticsearch, schema: Schema) -> Self {
         let indexer = Indexer::new();
         let credentials = if elasticsearch.has_security() {
             format!("user = \"elastic\"\npassword = {PASSWORD:?}")
         } else {
             String::new()
         };
+        let schema_name = match schema {
+            Schema::Raw => "raw",
+            Schema::Ecs => "ecs",
+        };
         // No day in the name: all events of a log meet in one index.
         indexer.write(
             "config.toml",
             &format!(
                 "[forward.elasticsearch]\nhosts = [{url:?}]\n{credentials}\nindex = \"{name}-%Y\"\n\
-                 [forward.elasticsearch.install]\ntemplate = {name:?}\npolicy = {name:?}\n{more}",
+                 schema = {schema_name:?}\n\
+                 [forward.elasticsearch.install]\ntemplate = {name:?}\npolicy = {name:?}\n",
                 url = elasticsearch.url(),
             ),
         );
@@ -73,6 +79,7 @@ impl<'a> Installed<'a> {
         Self {
             name,
             elasticsearch,
+            schema,
             indexer,
         }
     }
@@ -94,7 +101,7 @@ impl<'a> Installed<'a> {
             sink: Bulk::new(self.client(), false, None),
             checkpoint: checkpoint.clone(),
             run: run.expect("there is a run").id,
-            encoder: Encoder::new(&pattern),
+            encoder: Encoder::new(&pattern).with_schema(self.schema),
             settings: Settings {
                 batch: BatchLimits {
                     bytes: 2 << 20,
@@ -127,7 +134,7 @@ impl<'a> Installed<'a> {
         self.elasticsearch.refresh(&index);
         let mut found = self.elasticsearch.all_documents(&index);
         let mut fates = Fates::default();
-        let mut encoder = Encoder::new(&pattern);
+        let mut encoder = Encoder::new(&pattern).with_schema(self.schema);
         for (event, given) in events.iter().zip(log) {
             let mut text = Vec::new();
             let encoded = encoder.encode(event, &mut text).expect("it has a time");
@@ -222,19 +229,33 @@ fn has_reserved_key(event: &Value) -> bool {
 
 #[test]
 fn the_newest_elasticsearch_takes_any_order() {
-    any_order("mapping-new", Elasticsearch::shared(NEWEST, true));
+    let elasticsearch = Elasticsearch::shared(NEWEST, true);
+    any_order("mapping-new", elasticsearch, Schema::Raw);
 }
 
 #[test]
 fn the_oldest_elasticsearch_takes_any_order() {
-    any_order("mapping-old", Elasticsearch::shared(oldest(), false));
+    let elasticsearch = Elasticsearch::shared(oldest(), false);
+    any_order("mapping-old", elasticsearch, Schema::Raw);
 }
 
-fn any_order(name: &'static str, elasticsearch: Option<&Elasticsearch>) {
+#[test]
+fn the_newest_elasticsearch_takes_any_order_of_ecs_fields() {
+    let elasticsearch = Elasticsearch::shared(NEWEST, true);
+    any_order("mapping-ecs-new", elasticsearch, Schema::Ecs);
+}
+
+#[test]
+fn the_oldest_elasticsearch_takes_any_order_of_ecs_fields() {
+    let elasticsearch = Elasticsearch::shared(oldest(), false);
+    any_order("mapping-ecs-old", elasticsearch, Schema::Ecs);
+}
+
+fn any_order(name: &'static str, elasticsearch: Option<&Elasticsearch>, schema: Schema) {
     let Some(elasticsearch) = elasticsearch else {
         return;
     };
-    let installed = Installed::new(name, elasticsearch, "");
+    let installed = Installed::new(name, elasticsearch, schema);
     let mut logs = vec![("own".to_owned(), samples::fixtures_and_invented(300))];
     let more = samples::of_folder();
     logs.extend(more.into_iter().map(|sample| (sample.name, sample.log)));
@@ -262,7 +283,7 @@ fn any_order(name: &'static str, elasticsearch: Option<&Elasticsearch>) {
         // As for a skip: a passing test's own output is kept back.
         writeln!(
             std::io::stderr(),
-            "{}: {name}: {} events in {ORDERS} orders, in safe form {} to {}, no dead letter",
+            "{} ({schema:?}): {name}: {} events in {ORDERS} orders, in safe form {} to {}, no dead letter",
             elasticsearch.name(),
             log.len(),
             least.unwrap_or(&0),
@@ -288,7 +309,7 @@ fn few_fields(name: &'static str, elasticsearch: Option<&Elasticsearch>) {
     let Some(elasticsearch) = elasticsearch else {
         return;
     };
-    let installed = Installed::new(name, elasticsearch, "");
+    let installed = Installed::new(name, elasticsearch, Schema::Raw);
     let event = |place: usize| {
         json!({"event": "session.start", "code": "T2000I", "uid": format!("many-{place}"),
             "time": "2026-03-04T05:06:07Z", "ei": place})
@@ -340,7 +361,7 @@ fn oddest(name: &'static str, elasticsearch: Option<&Elasticsearch>) {
     let Some(elasticsearch) = elasticsearch else {
         return;
     };
-    let installed = Installed::new(name, elasticsearch, "");
+    let installed = Installed::new(name, elasticsearch, Schema::Raw);
     let long = Value::from("é".repeat(20_000));
     let deep = (0..25).fold(json!({"leaf": 1}), |inner, _| json!({"n": inner}));
     let values = [("long", &long), ("deep", &deep)];

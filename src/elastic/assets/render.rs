@@ -424,6 +424,26 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_ecs_are_there_only_where_asked_for() {
+        let raw = Settings::default();
+        let ecs = Settings {
+            schema: Schema::Ecs,
+            ..raw.clone()
+        };
+        for version in [OLD, NEW] {
+            let [raw, mut both] =
+                [&raw, &ecs].map(|settings| template(settings, version, true)["template"].take());
+            let added = embedded(TEMPLATE_ECS)["mappings"]["properties"].take();
+            let fields = members(&mut both["mappings"]["properties"]);
+            for (name, mapping) in added.as_object().expect("it is an object") {
+                assert_eq!(raw["mappings"]["properties"].get(name), None);
+                assert_eq!(fields.remove(name).as_ref(), Some(mapping));
+            }
+            assert_eq!(both, raw, "all else is the same");
+        }
+    }
+
+    #[test]
     fn every_asset_carries_the_fingerprint_of_its_content() {
         for asset in [
             policy(&Settings::default()),
