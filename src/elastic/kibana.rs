@@ -518,6 +518,127 @@ mod tests {
         assert!(n_fields > 80, "{n_fields}");
     }
 
+    /// What Kibana 8.8 and newer check of what they import: they refuse members they do not know.
+    #[test]
+    fn objects_have_the_members_that_kibana_knows_of_their_type() {
+        // Each a kind by its name in JSON; all others may be left out.
+        let of_all = [
+            ("title", "text"),
+            ("description", "text"),
+            ("version", "number"),
+            ("kibanaSavedObjectMeta", "object"),
+        ];
+        let of_type = |kind: &str| match kind {
+            "visualization" => &[("visState", "JSON"), ("uiStateJSON", "JSON")][..],
+            "search" => &[("columns", "list"), ("sort", "list"), ("hits", "number")][..],
+            "dashboard" => &[
+                ("panelsJSON", "JSON"),
+                ("optionsJSON", "JSON"),
+                ("timeRestore", "bool"),
+                ("hits", "number"),
+            ][..],
+            other => panic!("{other} is not among what is installed"),
+        };
+        let is_a = |value: &Value, kind: &str| match kind {
+            "text" => value.is_string(),
+            "number" => value.is_u64(),
+            "bool" => value.is_boolean(),
+            "list" => value.is_array(),
+            "object" => value.is_object(),
+            _ => inner(value).is_some(),
+        };
+        for object in wanted(None).objects() {
+            let (kind, id) = key_of(&object);
+            let around: Vec<_> = object.as_object().unwrap().keys().collect();
+            let known = [
+                "attributes",
+                "coreMigrationVersion",
+                "id",
+                "migrationVersion",
+                "references",
+                "type",
+            ];
+            assert_eq!(around, known, "{id}");
+            // The oldest Kibana takes nothing that is newer than itself.
+            assert_eq!(object["coreMigrationVersion"], "8.0.0");
+            assert_eq!(object["migrationVersion"], json!({kind.as_str(): "8.0.0"}));
+            for (name, value) in object["attributes"].as_object().unwrap() {
+                let mut known = of_all.iter().chain(of_type(&kind));
+                let known = known.find(|(known, _)| known == name);
+                let (_, kind) = known.unwrap_or_else(|| panic!("{id}: {name}"));
+                assert!(is_a(value, kind), "{id}: {name} is no {kind}");
+            }
+            let meta = &object["attributes"]["kibanaSavedObjectMeta"];
+            assert_eq!(meta.as_object().unwrap().len(), 1, "{id}");
+            let source = inner(&meta["searchSourceJSON"]).unwrap();
+            assert_eq!(source["query"]["language"], "kuery", "{id}");
+            assert!(source["filter"].is_array(), "{id}");
+            match kind.as_str() {
+                "visualization" => is_chart(&inner(&object["attributes"]["visState"]).unwrap()),
+                "dashboard" => is_grid(&inner(&object["attributes"]["panelsJSON"]).unwrap()),
+                _ => {
+                    let sort = &object["attributes"]["sort"];
+                    assert_eq!(*sort, json!([[TIME_FIELD, "desc"]]), "{id}");
+                }
+            }
+            if kind != "dashboard" {
+                let references = object["references"].as_array().unwrap();
+                let names: Vec<_> = references
+                    .iter()
+                    .map(|reference| &reference["name"])
+                    .collect();
+                assert_eq!(names, [&source["indexRefName"]], "{id}");
+            }
+        }
+    }
+
+    /// What a text of JSON within JSON says.
+    fn inner(value: &Value) -> Option<Value> {
+        serde_json::from_str(value.as_str()?).ok()
+    }
+
+    /// Counts, by time or by the values of fields, of a type that has these roles for them.
+    fn is_chart(state: &Value) {
+        let roles: &[&str] = match state["type"].as_str() {
+            Some("histogram") => &["segment", "group"],
+            Some("table") => &["bucket"],
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            state["params"].get("type").unwrap_or(&state["type"]),
+            &state["type"]
+        );
+        let aggregations = state["aggs"].as_array().unwrap();
+        for (place, aggregation) in aggregations.iter().enumerate() {
+            assert_eq!(aggregation["id"], (place + 1).to_string());
+            let role = aggregation["schema"].as_str().unwrap();
+            match aggregation["type"].as_str().unwrap() {
+                "count" => assert_eq!((place, role), (0, "metric")),
+                "date_histogram" => assert_eq!(role, "segment"),
+                "terms" => {
+                    assert!(roles.contains(&role), "{role}");
+                    assert_eq!(aggregation["params"]["orderBy"], "1");
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    /// Panels stand within the 48 columns of a dashboard and not over each other.
+    fn is_grid(panels: &Value) {
+        let mut cells = BTreeSet::new();
+        for panel in panels.as_array().unwrap() {
+            let number = |key: &str| panel["gridData"][key].as_u64().unwrap();
+            assert_eq!(panel["gridData"]["i"], panel["panelIndex"]);
+            assert!(number("w") > 0 && number("x") + number("w") <= 48);
+            for x in number("x")..number("x") + number("w") {
+                for y in number("y")..number("y") + number("h") {
+                    assert!(cells.insert((x, y)), "{panel}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn references_lead_to_the_view_or_an_object_in_the_same_space() {
         for space in [None, Some("security")] {
