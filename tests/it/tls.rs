@@ -262,7 +262,7 @@ fn a_cloud_id_and_its_login_lead_to_the_deployment() {
         ..ElasticsearchOptions::default()
     });
     let ours = Authority::new();
-    let conduct = ours.ends_tls(&["es.cloud.invalid"], None);
+    let conduct = ours.ends_tls(&["es.cloud.invalid", "kibana.cloud.invalid"], None);
     let listener = Listener::before(server.address(), conduct);
     let proxy = block_on(StandInHttpProxy::start(listener.address, None));
     let proxy = proxy.expect("there is a free port");
@@ -270,16 +270,21 @@ fn a_cloud_id_and_its_login_lead_to_the_deployment() {
     indexer.write("ca.pem", &ours.pem);
     indexer.write_private("login", "elastic:pass:word\n");
     let indexer = indexer.env("HTTPS_PROXY", &format!("http://{}", proxy.address()));
-    let with = |parts: &str, label: &str| {
+    let and = |parts: &str, label: &str, more: &[&str]| {
         let id = BASE64_STANDARD.encode(parts);
-        let id = format!("{label}:{}", id.trim_end_matches('='));
-        indexer.run(&[
+        let id = format!(
+            "--elasticsearch-cloud-id={label}:{}",
+            id.trim_end_matches('=')
+        );
+        let args = [
             "install",
-            &format!("--elasticsearch-cloud-id={id}"),
+            &id,
             "--elasticsearch-cloud-auth=file:login",
             "--elasticsearch-ca=ca.pem",
-        ])
+        ];
+        indexer.run(&[&args, more].concat())
     };
+    let with = |parts: &str, label: &str| and(parts, label, &[]);
     for (parts, port) in [
         ("cloud.invalid$es$kibana", 443),
         ("cloud.invalid:9243$es$undefined", 9243),
@@ -296,6 +301,25 @@ fn a_cloud_id_and_its_login_lead_to_the_deployment() {
             "{asked:?}"
         );
     }
+    // So does Kibana's part, where what answers here is Elasticsearch again.
+    for (parts, code, told) in [
+        (
+            "cloud.invalid$es$kibana:9243",
+            1,
+            "error: what answers there is no Kibana",
+        ),
+        (
+            "cloud.invalid$es$undefined",
+            2,
+            "error: --kibana needs a URL",
+        ),
+    ] {
+        let output = and(parts, "label", &["--kibana"]);
+        assert_eq!(output.code, Some(code), "{}", output.stderr);
+        assert!(output.stderr.contains(told), "{}", output.stderr);
+    }
+    let of_kibana = "CONNECT kibana.cloud.invalid:9243 HTTP/1.1";
+    assert!(proxy.asked().iter().any(|asked| asked == of_kibana));
     indexer.write_private("login", "elastic\n");
     let output = with("cloud.invalid", "label");
     assert_eq!(output.code, Some(2));
