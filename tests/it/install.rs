@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
-use crate::support::elasticsearch::{Elasticsearch, NEWEST, oldest};
+use crate::support::elasticsearch::{Elasticsearch, oldest, with_security};
 use crate::support::program::Indexer;
 use crate::support::seen::{PASSWORD, seen};
 use crate::support::stand_ins::NOBODY;
@@ -16,7 +16,7 @@ struct Setup {
 
 impl Setup {
     fn new(name: &str, privileges: &[&str]) -> Option<Self> {
-        let server = Elasticsearch::shared(NEWEST, true)?;
+        let server = Elasticsearch::shared(with_security(), true)?;
         let indexer = Indexer::new();
         let more = format!(
             "index = \"{name}-%Y.%m.%d\"\ninstall = {{ template = \"{name}\", policy = \"{name}\" }}"

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use teleport_event_indexer::demo::certs::IdentityOptions;
 use teleport_event_indexer::demo::events::{Id, encode, generate};
 
-use crate::support::elasticsearch::{Client, Elasticsearch, NEWEST, PASSWORD as SUPERUSER};
+use crate::support::elasticsearch::{
+    Client, Elasticsearch, NEWEST, PASSWORD as SUPERUSER, with_security,
+};
 use crate::support::program::{Indexer, Output};
 use crate::support::seen::{EVERYTHING, beside_the_template, seen};
 use crate::support::stand_ins::Teleport;
@@ -78,7 +80,7 @@ fn keys(server: &Elasticsearch, name: &str) -> usize {
 
 #[test]
 fn a_key_is_made_once_and_start_and_check_run_with_it() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let indexer = installer("rights-key", server, "elastic", SUPERUSER);
@@ -151,7 +153,7 @@ fn a_key_is_made_once_and_start_and_check_run_with_it() {
 
 #[test]
 fn a_new_key_leaves_the_old_one_and_no_secret_is_in_the_log() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let indexer = installer("rights-new", server, "elastic", SUPERUSER);
@@ -207,7 +209,7 @@ fn decoded(key: &str) -> String {
 
 #[test]
 fn a_user_with_a_password() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let indexer = installer("rights-user", server, "elastic", SUPERUSER);
@@ -255,7 +257,7 @@ fn a_user_with_a_password() {
 
 #[test]
 fn what_somebody_has_edited_is_left_until_told_otherwise() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let indexer = installer("rights-edited", server, "elastic", SUPERUSER);
@@ -291,7 +293,7 @@ fn what_somebody_has_edited_is_left_until_told_otherwise() {
 
 #[test]
 fn without_the_right_to_give_rights_the_requests_are_shown_for_somebody_else() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let role = include_str!("../../templates/elasticsearch-installer-role.json");
@@ -378,7 +380,7 @@ fn requests(text: &str) -> Vec<(String, Value)> {
 
 #[test]
 fn a_key_cannot_have_more_than_who_makes_it() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let role = json!({"cluster": ["monitor", "manage_index_templates", "manage_ilm", "manage_own_api_key"]});
@@ -407,7 +409,7 @@ fn a_key_cannot_have_more_than_who_makes_it() {
 
 #[test]
 fn a_dry_run_shows_the_requests_and_makes_nothing() {
-    let Some(server) = Elasticsearch::shared(NEWEST, true) else {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
         return;
     };
     let indexer = installer("rights-dry", server, "elastic", SUPERUSER);

@@ -32,6 +32,15 @@ pub(crate) fn oldest() -> &'static str {
     &VERSION
 }
 
+/// The newest one, for tests on users, roles and keys; another that has security where
+/// `ELASTICSEARCH_WITH_SECURITY` names it.
+pub(crate) fn with_security() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("ELASTICSEARCH_WITH_SECURITY").unwrap_or_else(|_| NEWEST.to_owned())
+    });
+    &VERSION
+}
+
 /// The password of the user `elastic` where security is on.
 pub(crate) const PASSWORD: &str = "changeme";
 
