@@ -6,6 +6,7 @@ mod command;
 mod dead_letters;
 mod install;
 mod manual;
+mod share;
 mod start;
 
 use std::ffi::OsString;
@@ -25,8 +26,8 @@ use crate::config::values::parse_time;
 use crate::output;
 
 pub use self::command::{
-    Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, MovePosition, Start, State, Verify,
-    Way,
+    Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, MovePosition, Share, Start, State,
+    Verify, Way,
 };
 pub use self::install::{Grant, Kibana};
 pub use self::manual::{completions, write_man_pages};
@@ -104,7 +105,7 @@ const BACKFILL_GROUPS: &[Group] = &[
 ];
 
 const INSTALL_GROUPS: &[Group] = &[Group::Elasticsearch, Group::Install, Group::Logging];
-const STATUS_GROUPS: &[Group] = &[Group::State, Group::Logging];
+const STATUS_GROUPS: &[Group] = &[Group::State, Group::Elasticsearch, Group::Logging];
 const DEMO_GROUPS: &[Group] = &[Group::Logging];
 
 /// Reads the command line; the first argument is the program's own name.
@@ -140,8 +141,12 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
             overwrite: matches.get_flag("overwrite"),
             grant: install::grant(matches)?,
             kibana: install::kibana(matches)?,
+            work: matches.get_flag("work"),
         },
         "start" => Command::Start(start::start(matches)?),
+        "backfill" if matches.get_flag("cancel") => Command::CancelShare {
+            name: share::name(matches).expect("clap requires it"),
+        },
         "backfill" => {
             let (from, to) = range(matches)?;
             Command::Backfill(Backfill {
@@ -149,6 +154,7 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
                 to,
                 again: matches.get_flag("again"),
                 dry_run: matches.get_flag("dry-run"),
+                share: share::share(matches),
             })
         }
         "verify" => {
@@ -162,6 +168,7 @@ fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command
         }
         "status" => Command::Status {
             json: matches.get_flag("json"),
+            share: share::name(matches),
         },
         "dead-letters" => return dead_letters::dead_letters(inner_name, matches),
         "state" => return dead_letters::state(inner_name, matches),
@@ -265,6 +272,10 @@ fn install_command() -> clap::Command {
         .about("Put index template and lifecycle policy into Elasticsearch; safe to repeat")
         .arg(switch("dry-run", "Only show the requests"))
         .arg(switch("overwrite", "Replace what somebody has edited"))
+        .arg(switch(
+            "work",
+            "With the index by which machines share a backfill, and rights on it for the role",
+        ))
         .args(install::grant_flags())
         .args(install::kibana_flags())
         .args(setting_flags(INSTALL_GROUPS).map(with_short_name))
@@ -304,7 +315,8 @@ fn range_arguments() -> [Arg; 2] {
 fn backfill_command() -> clap::Command {
     clap::Command::new("backfill")
         .about("Index a closed range of time; beside a daemon if there is one, and resumable")
-        .args(range_arguments())
+        .args(range_arguments().map(|arg| arg.required(false).required_unless_present("cancel")))
+        .args(share::flags())
         .arg(switch("again", "Read a finished range once more"))
         .arg(switch(
             "dry-run",
@@ -334,6 +346,9 @@ fn status_command() -> clap::Command {
     clap::Command::new("status")
         .about("Say how far the audit log is indexed, and what is missing")
         .arg(switch("json", "As JSON"))
+        .arg(share::name_flag(
+            "Tell of a shared backfill instead, which Elasticsearch knows",
+        ))
         .args(setting_flags(STATUS_GROUPS))
 }
 
@@ -560,7 +575,7 @@ mod tests {
         insta::assert_snapshot!(usage("backfill --from 2026-01-02 --to 2026-01-02"), @r#"
         error: --from must be before --to, which is exclusive
 
-        Usage: teleport-event-indexer backfill [OPTIONS] --from <TIME> --to <TIME>
+        Usage: teleport-event-indexer backfill [OPTIONS]
 
         For more information, try '--help'.
         "#);

@@ -22,6 +22,7 @@ mod log_level;
 mod mend;
 mod new_position;
 mod old_days;
+mod share;
 mod start;
 mod state;
 mod status;
@@ -179,9 +180,15 @@ async fn dispatch(
             overwrite,
             grant,
             kibana,
+            work,
         } => {
+            let wanted = install::Wanted {
+                grant,
+                kibana,
+                work,
+            };
             Box::pin(install::install(
-                &config, dry_run, overwrite, grant, kibana, &shutdown,
+                &config, dry_run, overwrite, wanted, &shutdown,
             ))
             .await
         }
@@ -190,13 +197,24 @@ async fn dispatch(
             let work = start::start(config, options, &shutdown);
             transfer::beside(Box::pin(work), log_level.follow(reload)).await
         }
+        Command::Backfill(
+            ref range @ cli::Backfill {
+                share: Some(ref share),
+                ..
+            },
+        ) => Box::pin(share::share(config, range, share, &shutdown)).await,
+        Command::CancelShare { name } => share::cancel(&config, &name, &shutdown).await,
+        Command::Status {
+            json,
+            share: Some(name),
+        } => share::status::status(&config, &name, json, &shutdown).await,
         Command::Backfill(range) => Box::pin(backfill::backfill(config, range, &shutdown)).await,
         Command::Verify(range) => Box::pin(verify::verify(config, range, &shutdown)).await,
         Command::DeadLetters(command) => {
             Box::pin(dead_letters::dead_letters(config, command, &shutdown)).await
         }
         Command::State(command) => state::state(&config, &command),
-        Command::Status { json } => status::status(&config, json),
+        Command::Status { json, share: None } => status::status(&config, json),
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
         Command::Demo(demo) => Box::pin(demo::demo(demo, &shutdown)).await,
         Command::Completions(_) | Command::ManPages(_) => {

@@ -6,3 +6,4 @@ pub mod client;
 pub mod kibana;
 pub mod lookup;
 pub mod rights;
+pub mod work;

@@ -35,6 +35,7 @@ pub mod fuzzing;
 
 pub mod output;
 pub mod secret;
+pub mod share;
 pub mod shutdown;
 pub mod telemetry;
 mod wire;

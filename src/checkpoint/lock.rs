@@ -76,7 +76,8 @@ pub struct Holder {
 }
 
 impl Holder {
-    fn this_process() -> Self {
+    /// Who we are.
+    pub fn this_process() -> Self {
         let name = rustix::system::uname();
         Self {
             pid: Some(std::process::id()),

@@ -399,7 +399,7 @@ fn load_backfill(
         .ok_or_else(|| unknown(run, asked))
 }
 
-fn forget_progress(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
+pub(super) fn forget_progress(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
     for table in ["windows", "days", "chunks"] {
         transaction.execute(&format!("DELETE FROM {table} WHERE run_id = ?1"), [run.0])?;
     }
@@ -407,7 +407,7 @@ fn forget_progress(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Resul
 }
 
 /// A change of the event API leaves them alone: they are read by a call of their own.
-fn forget_recordings(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
+pub(super) fn forget_recordings(transaction: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
     transaction
         .execute("DELETE FROM recordings WHERE run_id = ?1", [run.0])
         .map(drop)

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap_complete::Shell;
@@ -23,17 +24,26 @@ pub enum Command {
         grant: Grant,
         /// What to put into which Kibana.
         kibana: Option<Kibana>,
+        /// With what sharing a backfill needs.
+        work: bool,
     },
     /// Follow the audit log.
     Start(Start),
     /// Index a closed range of time.
     Backfill(Backfill),
+    /// End a backfill that machines share, for all of them.
+    CancelShare {
+        /// Its name.
+        name: String,
+    },
     /// Compare Teleport with Elasticsearch.
     Verify(Verify),
     /// Say how far the audit log is indexed.
     Status {
         /// As JSON.
         json: bool,
+        /// The name of a shared backfill, to tell of that.
+        share: Option<String>,
     },
     /// Look after documents that Elasticsearch refused.
     DeadLetters(DeadLetters),
@@ -80,7 +90,9 @@ impl Command {
                 elasticsearch: true,
                 storage: false,
             },
-            Self::Install { .. } => Needs {
+            Self::Install { .. }
+            | Self::CancelShare { .. }
+            | Self::Status { share: Some(_), .. } => Needs {
                 elasticsearch: true,
                 ..Needs::default()
             },
@@ -144,6 +156,17 @@ pub struct Backfill {
     pub again: bool,
     /// Read, but neither write documents nor move the checkpoint.
     pub dry_run: bool,
+    /// With whom.
+    pub share: Option<Share>,
+}
+
+/// A backfill that machines share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its name.
+    pub name: String,
+    /// How long a piece belongs to a worker that is not heard of.
+    pub lease: Duration,
 }
 
 /// A closed range of time to compare: `from` is before `to`.

@@ -167,7 +167,7 @@ fn list(types: &TypeSet) -> String {
 const SKIPPED_BY_DEFAULT: &str = "desktop.recording,print";
 
 /// The same with what is read of session recordings.
-fn identity_with(sessions: Option<&SessionsConfig>, filters: String) -> String {
+pub(super) fn identity_with(sessions: Option<&SessionsConfig>, filters: String) -> String {
     let part = match sessions {
         None => "sessions=false".to_owned(),
         Some(sessions) => {

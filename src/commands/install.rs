@@ -21,12 +21,19 @@ use crate::elastic::client::{Body, Client, ClientError, Method as HttpMethod, OL
 use crate::output;
 use crate::shutdown::Shutdown;
 
+/// What is to be installed beside the template and its policy.
+pub(super) struct Wanted {
+    pub(super) grant: Grant,
+    pub(super) kibana: Option<Kibana>,
+    /// What sharing a backfill needs.
+    pub(super) work: bool,
+}
+
 pub(super) async fn install(
     config: &Config,
     dry_run: bool,
     overwrite: bool,
-    grant: Grant,
-    kibana: Option<Kibana>,
+    wanted: Wanted,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let config = config.elasticsearch.as_ref().expect("the command needs it");
@@ -36,8 +43,16 @@ pub(super) async fn install(
     };
     // One part may fail without the others: each says what became of it.
     let mut exit = end(assets(&client, server, config, dry_run, overwrite).await);
+    let Wanted {
+        grant,
+        kibana,
+        work,
+    } = wanted;
+    if work {
+        exit = exit.max(end(work_template(&client, server, dry_run, overwrite).await));
+    }
     if grant.is_wanted() {
-        let granted = rights::grant(&client, config, grant, dry_run, overwrite).await;
+        let granted = rights::grant(&client, config, grant, work, dry_run, overwrite).await;
         exit = exit.max(end(granted));
     }
     if let Some(kibana) = kibana {
@@ -55,7 +70,6 @@ async fn assets(
     dry_run: bool,
     overwrite: bool,
 ) -> Result<Exit, Failure> {
-    let send = async |request: Request| send(client, request).await;
     let settings = settings(config);
     let plan = plan(client, server, &settings).await?;
     for step in &plan.steps {
@@ -82,6 +96,12 @@ async fn assets(
         }
         return Ok(Exit::Done);
     }
+    apply(client, &plan, overwrite).await?;
+    verify(client, &plan, config).await
+}
+
+async fn apply(client: &Client, plan: &Plan, overwrite: bool) -> Result<(), Failure> {
+    let send = async |request: Request| send(client, request).await;
     let mut lines = Vec::new();
     let applied = plan
         .apply(send, overwrite, |step, outcome| {
@@ -92,16 +112,44 @@ async fn assets(
         output::data(line)?;
     }
     match applied {
-        Ok(()) => {}
-        Err(in_the_way @ InstallError::InTheWay { .. }) => return Err(in_the_way.into()),
-        Err(failed) => {
-            return Err(Failure::Failed(
-                anyhow::Error::new(failed)
-                    .context("the installation is not complete; it may be repeated"),
-            ));
+        Ok(()) => Ok(()),
+        Err(in_the_way @ InstallError::InTheWay { .. }) => Err(in_the_way.into()),
+        Err(failed) => Err(Failure::Failed(
+            anyhow::Error::new(failed)
+                .context("the installation is not complete; it may be repeated"),
+        )),
+    }
+}
+
+/// The template of the index by which machines share work.
+async fn work_template(
+    client: &Client,
+    server: crate::elastic::client::Server,
+    dry_run: bool,
+    overwrite: bool,
+) -> Result<Exit, Failure> {
+    let plan = work_plan(client, server).await?;
+    for step in &plan.steps {
+        for difference in &step.differences {
+            output::note(format_args!("{step}: {difference}"));
+        }
+        if dry_run && let Some(request) = step.request(overwrite) {
+            output::data(request)?;
         }
     }
-    verify(client, &plan, config).await
+    if !dry_run {
+        apply(client, &plan, overwrite).await?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Compares that template with what is there.
+pub(super) async fn work_plan(
+    client: &Client,
+    server: crate::elastic::client::Server,
+) -> Result<Plan, InstallError> {
+    let send = async |request: Request| send(client, request).await;
+    assets::plan_work(send, known(server)).await
 }
 
 /// How many nodes can hold copies, if the server says so.

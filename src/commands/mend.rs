@@ -10,6 +10,7 @@ use crate::elastic::assets::InstallError;
 use crate::elastic::client::{ClientError, ServerError};
 use crate::elastic::kibana::KibanaError;
 use crate::elastic::lookup::LookupError;
+use crate::elastic::work::WorkError;
 use crate::teleport::client::CallError;
 use crate::teleport::identity::IdentityError;
 
@@ -45,6 +46,8 @@ fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<ClientError>() {
         error.mend().map(str::to_owned)
     } else if let Some(error) = error.downcast_ref::<InstallError>() {
+        error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<WorkError>() {
         error.mend().map(str::to_owned)
     } else if error.is::<TooOld>() {
         Some(TooOld::mend().to_owned())

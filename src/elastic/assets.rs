@@ -23,6 +23,7 @@ mod exchange;
 mod render;
 mod retention;
 mod wanted;
+mod work;
 
 use std::error::Error;
 use std::fmt;
@@ -39,6 +40,7 @@ pub use compare::Difference;
 pub use exchange::{Answer, InstallError, Method, Request};
 pub use render::{Server, Settings, Version, installer_role, writer_role};
 pub use retention::{Age, Ages, Retention, retention};
+pub use work::plan_work;
 
 /// The kinds of assets, in the order in which they must be installed: a template may name only a
 /// component that exists.

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::config::{ElasticsearchConfig, HostUrl};
 use crate::elastic::assets::Version;
+use crate::elastic::work;
 
 pub use self::error::{ClientError, ErrorAnswer, ServerError};
 
@@ -243,6 +244,15 @@ impl Client {
     pub async fn lacks_read(&self, indices: &str) -> Result<bool, ClientError> {
         let lacking = self.lacks(&[], indices, &["read"]).await?;
         Ok(!lacking.index.is_empty())
+    }
+
+    /// The privileges to share backfills that these credentials lack.
+    ///
+    /// # Errors
+    /// If there is no answer, or one that says nothing about privileges.
+    pub async fn lacks_work(&self) -> Result<Vec<&'static str>, ClientError> {
+        let lacking = self.lacks(&[], work::INDEX, work::PRIVILEGES).await?;
+        Ok(lacking.index)
     }
 
     async fn lacks(

@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 use super::assets::{
     Answer, Difference, InstallError, Method, Outcome, Request, exchange, failure,
 };
+use crate::elastic::work;
 use crate::secret::Secret;
 
 pub use role::Rights;
@@ -50,6 +51,8 @@ pub struct Wanted {
     pub api_key: bool,
     /// Whether a user or key that is there gets a new secret.
     pub new_secret: bool,
+    /// Whether a writer may share backfills, too.
+    pub work: bool,
 }
 
 /// The kinds of holders of rights.
@@ -186,9 +189,20 @@ impl Wanted {
         self.rights.role_name(&self.template)
     }
 
+    fn role_body(&self) -> Value {
+        let mut role = self.rights.role(&self.index_wildcard);
+        if self.work
+            && self.rights == Rights::Writer
+            && let Some(indices) = role["indices"].as_array_mut()
+        {
+            indices.push(json!({"names": [work::INDEX], "privileges": work::PRIVILEGES}));
+        }
+        role
+    }
+
     fn steps(&self) -> Vec<Step> {
         let name = self.role_name();
-        let role = self.rights.role(&self.index_wildcard);
+        let role = self.role_body();
         let mut steps = Vec::new();
         let mut add = |kind, name: &str, body| {
             steps.push(Step {
@@ -304,15 +318,13 @@ impl Plan {
         S: AsyncFn(Request) -> Result<Answer, E>,
         E: Error + Send + Sync + 'static,
     {
-        let indices = &self.wanted.index_wildcard;
-        let role = self.wanted.rights.role(indices);
-        let wanted = &role["indices"][0]["privileges"];
+        let role = self.wanted.role_body();
         let request = Request {
             method: Method::Post,
             path: "/_security/user/_has_privileges".to_owned(),
             body: Some(json!({
                 "cluster": role["cluster"],
-                "index": [{"names": [indices], "privileges": wanted}],
+                "index": role["indices"],
             })),
         };
         let doing = "ask for this user's privileges".to_owned();
@@ -327,8 +339,11 @@ impl Plan {
             lacking.map(str::to_owned).collect()
         };
         let mut lacking = lacks(&answer.body["cluster"], &role["cluster"]);
-        let of_indices = lacks(&answer.body["index"][indices], wanted);
-        lacking.extend(of_indices.iter().map(|name| format!("{name} on {indices}")));
+        for of_indices in role["indices"].as_array().into_iter().flatten() {
+            let indices = of_indices["names"][0].as_str().unwrap_or_default();
+            let names = lacks(&answer.body["index"][indices], &of_indices["privileges"]);
+            lacking.extend(names.iter().map(|name| format!("{name} on {indices}")));
+        }
         Ok(lacking)
     }
 }

@@ -32,6 +32,7 @@ mod rights;
 mod search;
 mod serverless;
 mod servers;
+mod share;
 mod shutdown;
 mod support;
 mod tls;

@@ -9,6 +9,7 @@ use crate::commands::transfer::{Patience, reach_elasticsearch};
 use crate::config::{Config, ElasticsearchConfig, OldDays};
 use crate::elastic::assets::{self, Asset, InstallError, Note, Retention, Settings, State, Step};
 use crate::elastic::client::{Client, Server};
+use crate::elastic::work;
 use crate::shutdown::Shutdown;
 
 /// Clocks that are no further apart agree: asking takes some time, too.
@@ -31,6 +32,7 @@ pub(super) async fn findings(config: &Config, shutdown: &Shutdown) -> Vec<Findin
     findings.extend(privileges(&client, &settings).await);
     findings.extend(installed(&client, server, &settings).await);
     findings.push(applying(&client, elasticsearch, &settings).await);
+    findings.extend(sharing(&client, server).await);
     findings.extend(
         days(
             &client,
@@ -144,6 +146,23 @@ async fn applying(client: &Client, config: &ElasticsearchConfig, settings: &Sett
         }
         Err(failed) => Err(failed.into()),
     }
+}
+
+/// Where backfills are to be shared, whether this user may.
+async fn sharing(client: &Client, server: Server) -> Option<Finding> {
+    let plan = install::work_plan(client, server).await.ok()?;
+    let step = plan.steps.first()?;
+    if step.state == State::Absent {
+        return None;
+    }
+    let lacking = client.lacks_work().await.ok()?;
+    if lacking.is_empty() {
+        return Some(Ok("privileges to share backfills".into()));
+    }
+    let lacks = lacking.join(" and ");
+    let what = format!("the user lacks {lacks} on {}", work::INDEX);
+    let mend = "`install --work --create-role` gives them; only `backfill --share` needs them";
+    Some(Err(Fault::new(what, mend).harmless()))
 }
 
 /// How long days are kept, and whether a first start would begin with days that are not.

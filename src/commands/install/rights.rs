@@ -22,6 +22,7 @@ pub(super) async fn grant(
     client: &Client,
     config: &ElasticsearchConfig,
     grant: Grant,
+    work: bool,
     dry_run: bool,
     overwrite: bool,
 ) -> Result<Exit, Failure> {
@@ -37,6 +38,7 @@ pub(super) async fn grant(
         user: grant.user,
         api_key: grant.api_key,
         new_secret: grant.new_secret,
+        work,
     };
     let send = async |request| send_patiently(client, request).await;
     let Some(plan) = rights::plan(send, wanted).await? else {

@@ -227,13 +227,13 @@ pub fn installer_role() -> Value {
 }
 
 /// Records the fingerprint of an asset in itself, so that a later edit shows.
-fn stamped(mut asset: Value) -> Value {
+pub(super) fn stamped(mut asset: Value) -> Value {
     let fingerprint = Content::of(&asset).fingerprint();
     asset["_meta"]["content_sha256"] = json!(fingerprint);
     asset
 }
 
-fn embedded(text: &str) -> Value {
+pub(super) fn embedded(text: &str) -> Value {
     serde_json::from_str(text).expect("a test reads every embedded asset")
 }
 

@@ -174,6 +174,16 @@ impl Running {
         self.signal("HUP");
     }
 
+    /// Stops it, as a machine that hangs would (SIGSTOP).
+    pub(crate) fn pause(&self) {
+        signal("STOP", self.child.id());
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub(crate) fn resume(&self) {
+        signal("CONT", self.child.id());
+    }
+
     fn signal(&mut self, name: &str) {
         // Asking first: the id of a program that was waited for may be somebody else's.
         if self.is_running() {

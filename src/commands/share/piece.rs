@@ -1,0 +1,214 @@
+//! The work on one piece: a small backfill, in the run of the share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Chunk, RunId, SourceMode};
+use crate::commands::Failure;
+use crate::commands::transfer::{Transfer, reading};
+use crate::config::Config;
+use crate::elastic::client as elastic;
+use crate::pipeline::Summary;
+use crate::share::worker::Finish;
+use crate::share::{ChunkMark, Piece, Progress, Tally};
+use crate::telemetry::Stats;
+use crate::teleport::client as teleport;
+
+/// Chunks that are written into the piece at most, so that its document stays small: of more than
+/// these, those that are left out are read again by whoever takes it over.
+const MARKED_CHUNKS: u32 = 2_000;
+
+/// Into how many pieces what is left of a large one is cut, and the shortest that is cut.
+const PARTS: u32 = 4;
+const SHORTEST_CUT_MS: i64 = 60_000;
+
+/// What each piece needs.
+pub(super) struct PieceWork {
+    pub(super) config: Config,
+    pub(super) teleport: teleport::Client,
+    pub(super) client: elastic::Client,
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) run: RunId,
+    /// A piece that takes longer is large.
+    pub(super) cut_after: Duration,
+}
+
+/// The pipeline on one piece.
+pub(super) struct Working {
+    pub(super) piece: Piece,
+    pub(super) stop: CancellationToken,
+    pub(super) began: Instant,
+    /// It was stopped so that others can help.
+    pub(super) is_cut: bool,
+    cut_due: Option<Instant>,
+    stats: Arc<Stats>,
+    task: JoinHandle<Result<Summary, Failure>>,
+}
+
+impl Working {
+    /// When the piece has proved large; `None` if nothing more is to be done about it.
+    pub(super) fn cut_due(&self) -> Option<Instant> {
+        self.cut_due
+    }
+
+    /// Waits until the pipeline has ended.
+    pub(super) async fn ended(mut self) -> Result<Summary, Failure> {
+        join(&mut self).await
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        // Where the whole process ends early; a task that has ended minds no more.
+        self.task.abort();
+    }
+}
+
+async fn join(working: &mut Working) -> Result<Summary, Failure> {
+    (&mut working.task)
+        .await
+        .expect("a pipeline does not panic")
+}
+
+/// Waits until the work has ended, for ever if there is none. May be begun again.
+pub(super) async fn joined(working: &mut Option<Working>) -> Result<Summary, Failure> {
+    match working {
+        Some(working) => join(working).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl PieceWork {
+    /// Begins where the piece says that it stands. Only within a `LocalSet`.
+    pub(super) async fn begin(&self, piece: Piece) -> Result<Working, Failure> {
+        let Piece { from_ms, to_ms, .. } = piece;
+        let position_ms = piece.progress.position_ms;
+        let chunks: Vec<_> = piece.progress.chunks.iter().map(begun).collect();
+        let run = self
+            .blocking(move |checkpoint, run| {
+                checkpoint.begin_piece(run, from_ms, to_ms, position_ms, &chunks)?;
+                checkpoint.run(run)
+            })
+            .await?;
+        let mut reading = reading(&self.config, from_ms);
+        reading.to_ms = Some(to_ms);
+        let stats = Arc::new(Stats::default());
+        let stop = CancellationToken::new();
+        let transfer = Transfer {
+            config: self.config.clone(),
+            client: self.teleport.clone(),
+            checkpoint: self.checkpoint.clone(),
+            run,
+            reading,
+            stats: stats.clone(),
+            reload: None,
+        };
+        let (client, token) = (self.client.clone(), stop.clone());
+        let began = Instant::now();
+        Ok(Working {
+            piece,
+            stop,
+            began,
+            is_cut: false,
+            cut_due: Some(began + self.cut_after),
+            stats,
+            task: spawn_local(async move { transfer.into_elasticsearch(client, token).await }),
+        })
+    }
+
+    /// How far everything is settled, by the state file. No session recording that is to be read is
+    /// passed: whoever takes the piece over finds it only by the event that tells of it.
+    pub(super) async fn progress(&self, working: &Working) -> Result<(Progress, Tally), Failure> {
+        let ((chunks, run), upload_ms) = self
+            .blocking(|checkpoint, run| {
+                let state = (
+                    checkpoint.begun_chunks(run, MARKED_CHUNKS)?,
+                    checkpoint.run(run)?,
+                );
+                // The last: what is read meanwhile is settled.
+                let upload_ms = checkpoint.first_upload_to_read_ms(run)?;
+                Ok((state, upload_ms))
+            })
+            .await?;
+        let before = &working.piece.progress;
+        let progress = match upload_ms {
+            // In which chunk that event lies is not known.
+            Some(upload_ms) => Progress {
+                position_ms: run.position_ms.min(upload_ms).max(before.position_ms),
+                chunks: before.chunks.clone(),
+            },
+            None => Progress {
+                position_ms: run.position_ms,
+                chunks: chunks.into_iter().map(mark).collect(),
+            },
+        };
+        let gaps = Stats::get(&working.stats.gaps);
+        let tally = Tally {
+            events: run.counts.events,
+            created: run.counts.created,
+            safe_form: run.counts.safe_form,
+            already_there: run.counts.already_there,
+            dead_letters: run.counts.dead_letters,
+            gaps,
+        };
+        Ok((progress, tally))
+    }
+
+    /// Stops the work on a large piece, so that what is left of it can be cut, if it can.
+    pub(super) fn cut(&self, working: &mut Working) -> Result<(), Failure> {
+        working.cut_due = None;
+        let run = self.checkpoint.run(self.run)?;
+        let left_ms = working.piece.to_ms - run.position_ms;
+        // What an export has read of a day lies in chunks, which have no order in time.
+        if run.mode == Some(SourceMode::Search) && left_ms >= SHORTEST_CUT_MS {
+            info!("the piece is large: what is left of it is cut");
+            working.is_cut = true;
+            working.stop.cancel();
+        }
+        Ok(())
+    }
+
+    /// What the end of the work means for the piece.
+    pub(super) fn judge(&self, done: &Working, summary: Summary) -> Result<Finish, Failure> {
+        if summary.complete {
+            // Refuses if the position is not at the end.
+            self.checkpoint.finish_run(self.run)?;
+            return Ok(Finish::Done);
+        }
+        if !done.is_cut {
+            return Ok(Finish::Back);
+        }
+        Ok(Finish::Cut(PARTS))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Checkpoint, RunId) -> Result<T, CheckpointError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (checkpoint, run) = (self.checkpoint.clone(), self.run);
+        let done = tokio::task::spawn_blocking(move || work(&checkpoint, run));
+        Ok(done.await.expect("the checkpoint does not panic")?)
+    }
+}
+
+fn begun(mark: &ChunkMark) -> (i32, Chunk) {
+    let chunk = Chunk {
+        name: mark.chunk.clone(),
+        cursor: mark.cursor.clone(),
+        done: mark.cursor.is_none(),
+    };
+    (mark.day, chunk)
+}
+
+fn mark((day, chunk): (i32, Chunk)) -> ChunkMark {
+    ChunkMark {
+        day,
+        chunk: chunk.name,
+        cursor: chunk.cursor,
+    }
+}

@@ -1,0 +1,180 @@
+//! A backfill that several processes share, each with a state file of its own, on a real
+//! Elasticsearch with security.
+
+use serde_json::{Value, json};
+
+use crate::support::elasticsearch::{Elasticsearch, Options, PASSWORD as SUPERUSER};
+use crate::support::faketeleport::FakeTeleport;
+use crate::support::journey::{Journey, PASSWORD, days_ago};
+use crate::support::program::{Indexer, Running};
+use crate::support::wait_until;
+
+const NAME: &str = "share";
+
+/// What `install` of the superuser says.
+fn install(server: &Elasticsearch, more: &[&str]) -> String {
+    let indexer = Indexer::new();
+    let settings = format!(
+        r#"[forward.elasticsearch]
+        hosts = [{url:?}]
+        user = "elastic"
+        password = {SUPERUSER:?}
+        index = "{NAME}-%Y.%m.%d"
+        install = {{ template = {NAME:?}, policy = {NAME:?}, replicas = 0, retention = "never" }}
+        "#,
+        url = server.url()
+    );
+    indexer.write("config.toml", &settings);
+    let output = indexer.run(&[&["-c", "config.toml", "install"], more].concat());
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    output.stdout
+}
+
+/// What Elasticsearch knows of the share.
+fn status(worker: &Journey<'_>, share: &str) -> Value {
+    let output = worker.run(&["status", "--share", share, "--json"]);
+    serde_json::from_str(&output.stdout).expect("status prints JSON")
+}
+
+fn wait_for(running: &Running, text: &str) {
+    wait_until(text, || {
+        let said = running.stderr();
+        if said.contains(text) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+}
+
+fn refused(worker: &Journey<'_>, args: &[&str], code: i32, text: &str) {
+    let output = worker.spawn(args).wait();
+    assert_eq!(output.code, Some(code), "{}", output.stderr);
+    assert!(output.stderr.contains(text), "{}", output.stderr);
+}
+
+#[test]
+fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
+    let security = Options {
+        security: true,
+        ..Options::default()
+    };
+    let Some(mut server) = Elasticsearch::start(security) else {
+        return;
+    };
+    let Some(teleport) = FakeTeleport::start(&["--events", "8000", "--days", "4"]) else {
+        return;
+    };
+    // A piece takes some seconds, so that there is something to break.
+    let settings = "limits.backfill.events-per-second = 400";
+    let first = Journey::new(NAME, &teleport, &server, settings);
+    let worker = || Journey::installed(NAME, NAME, &teleport, &server, settings);
+    let (second, third) = (worker(), worker());
+    let (from, to) = (days_ago(4), chrono::Utc::now().format("%FT%TZ").to_string());
+    let range = ["backfill", "--from", &from, "--to", &to];
+    let args = [&range[..], &["--share", "all", "--lease", "2"]].concat();
+
+    let missing = format!(
+        "error: the index template teleport-event-indexer-work is not in Elasticsearch at {}/\n\
+         hint: run `teleport-event-indexer install --work` first",
+        server.url()
+    );
+    refused(&first, &args, 1, &missing);
+    let said = install(&server, &["--work"]);
+    assert!(said.contains("index template teleport-event-indexer-work: created\n"));
+    let hint = "hint: give `read`, `index` and `auto_configure` on it, as `install --work \
+                --create-role` does";
+    refused(&first, &args, 1, hint);
+    let warned = first.spawn(&["check"]).wait().stdout;
+    let lacks = "warn  the user lacks read and index and auto_configure on \
+                 teleport-event-indexer-work";
+    assert!(warned.contains(lacks), "{warned}");
+    install(&server, &["--work", "--create-role"]);
+    let user = json!({"password": PASSWORD, "roles": [format!("{NAME}-writer")]});
+    let path = format!("/_security/user/{NAME}");
+    server.request("PUT", &path, &user).success();
+    let checked = first.spawn(&["check"]).wait().stdout;
+    assert!(
+        checked.contains("ok    privileges to share backfills\n"),
+        "{checked}"
+    );
+
+    let mut dies = first.spawn(&args);
+    let hangs = second.spawn(&args);
+    wait_for(&dies, "working on a piece");
+    wait_for(&hangs, "working on a piece");
+    let stays = third.spawn(&args);
+    wait_for(&stays, "working on a piece");
+    dies.kill();
+    hangs.pause();
+    // Its lease has ended when somebody else has its piece.
+    wait_for(&stays, "taken_over=1");
+    hangs.resume();
+    wait_for(&hangs, "the lease of the piece is lost");
+    server.kill();
+    server.restart();
+    let joins = first.spawn(&args);
+    for running in [hangs, stays, joins] {
+        let output = running.wait();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        let total = "done by all workers together: ";
+        assert!(output.stderr.contains(total), "{}", output.stderr);
+    }
+    first.assert_complete();
+    let all = status(&first, "all");
+    assert_eq!(all["state"], "done");
+    assert_eq!(all["done"], all["pieces"]);
+    let sum = |name: &str| all["tally"][name].as_u64().expect("a count");
+    assert!(sum("created") + sum("already_there") >= 8000, "{all}");
+
+    let yesterday = days_ago(1);
+    let other = [
+        "backfill", "--from", &from, "--to", &yesterday, "--share", "all",
+    ];
+    let error = format!(
+        "error: share all is about something else: --to is {to} there, {yesterday} here; \
+         give the same, or choose another name"
+    );
+    refused(&first, &other, 2, &error);
+
+    leave_and_cancel(&first, &second, &range);
+    first.assert_complete();
+}
+
+/// Told to stop, a worker gives its piece back at once; when all is cancelled, all end.
+fn leave_and_cancel(first: &Journey<'_>, second: &Journey<'_>, range: &[&str]) {
+    // So long a lease that nothing here waits for its end.
+    let args = [range, &["--share", "more", "--lease", "600"]].concat();
+    let mut leaves = first.spawn(&args);
+    wait_for(&leaves, "working on a piece");
+    leaves.interrupt();
+    let output = leaves.wait();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    let said = "stopped before the end; the same command joins in again";
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    wait_until("nobody works on it", || match status(first, "more") {
+        more if more["in_work"] == 0 && more["done"] == 0 => Ok(()),
+        more => Err(more.to_string()),
+    });
+    let mut stays = second.spawn(&args);
+    wait_for(&stays, "working on a piece");
+    first.run(&["backfill", "--share", "more", "--cancel"]);
+    // It would learn it from a renewal, after a third of the lease, or at the end of the piece.
+    wait_until("it has ended", || {
+        (!stays.is_running()).then_some(()).ok_or("it runs")
+    });
+    let output = stays.wait();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("share more was cancelled"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(status(first, "more")["state"], "cancelled");
+    refused(
+        first,
+        &args,
+        2,
+        "error: share more was cancelled: choose another name",
+    );
+}
