@@ -69,12 +69,31 @@ fn hosts_that_die_and_come_back_lose_and_double_nothing() {
 #[test]
 fn each_host_that_does_not_answer_is_told() {
     let indexer = Indexer::new();
-    let hosts = format!("--elasticsearch-hosts=http://{NOBODY},https://nothing.invalid:9200");
+    let nobody = NOBODY.parse().expect("it is an address");
+    let hangs_up = Listener::before(nobody, Conduct::HangsUp);
+    let hosts = format!(
+        "--elasticsearch-hosts=http://{NOBODY},https://nothing.invalid:9200,http://{}",
+        hangs_up.address
+    );
     assert_snapshot!(indexer.seen(&["install", &hosts]), @"
     exit code 1
     --- stderr
-    error: no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there; at https://nothing.invalid:9200/: the name does not resolve
+    error: no answer from Elasticsearch at http://127.0.0.1:PORT/: nothing listens there; at https://nothing.invalid:9200/: the name does not resolve; at http://127.0.0.1:PORT/: it closes the connection without an answer
     hint: check hosts in [forward.elasticsearch], and that Elasticsearch runs there
+    ");
+}
+
+/// As an Elasticsearch does that wants TLS.
+#[test]
+fn a_host_that_closes_plain_connections_is_told() {
+    let nobody = NOBODY.parse().expect("it is an address");
+    let hangs_up = Listener::before(nobody, Conduct::HangsUp);
+    let host = format!("--elasticsearch-hosts=http://{}", hangs_up.address);
+    assert_snapshot!(Indexer::new().seen(&["install", &host]), @"
+    exit code 1
+    --- stderr
+    error: no answer from Elasticsearch at http://127.0.0.1:PORT/: it closes the connection without an answer
+    hint: check hosts in [forward.elasticsearch]: https:// in place of http://?
     ");
 }
 

@@ -119,6 +119,18 @@ fn an_authority_is_known_by_its_fingerprint() {
     let (leaf, authority) = theirs.split_once(", ").unwrap_or((theirs, ""));
     assert_eq!((leaf.len(), authority), (ours.len(), &*ours));
     assert_snapshot!(hint, @"hint: compare with `openssl x509 -noout -fingerprint -sha256 -in http_ca.crt`; where the server shows its own certificate alone, give its CA's as ca");
+    // What `openssl s_client` shows first.
+    let ours_again = Authority::new();
+    let (certificate, key) = ours_again.leaf(NAMES);
+    let own = by(&CaFingerprint::of(certificate.der()).to_string());
+    let shows = ours_again.shows((certificate, key), None);
+    let shows = Listener::before(server.address(), shows);
+    let said = fails(&indexer, &https(&shows), &[&own]);
+    let theirs = CaFingerprint::of(&ours_again.der()).to_string();
+    assert_snapshot!(said.replace(&theirs, "THEIRS"), @"
+    error: no answer from Elasticsearch at HOST/: ca-fingerprint is that of its own certificate, not of the CA that issued it; CAs that it shows: THEIRS
+    hint: give the CA's fingerprint, once you know it to be yours, or its certificate as ca
+    ");
     // Trusted for its own names alone.
     assert_snapshot!(fails(&indexer, &https(&misnamed), &[&with_colons]), @"
     error: no answer from Elasticsearch at HOST/: its certificate is for another name

@@ -167,6 +167,10 @@ impl Host {
             let shown = pinned::ca_of(&setup.url, setup.is_loopback, setup.timeout, fingerprint);
             let shown = shown.await.map_err(|failed| match failed {
                 NotShown::NoAnswer(failed) => self.no_answer(&failed),
+                NotShown::Own(authorities) => ClientError::OwnCertificate {
+                    url: setup.url.to_string(),
+                    authorities,
+                },
                 NotShown::Others(others) => ClientError::OtherCertificates {
                     url: setup.url.to_string(),
                     others,

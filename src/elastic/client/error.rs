@@ -68,6 +68,18 @@ pub enum ClientError {
         /// The fingerprints of those that it shows: first its own, then those of its CAs, if any.
         others: Vec<CaFingerprint>,
     },
+    /// The fingerprint is that of the server's own certificate, which another one issued.
+    #[error(
+        "{NO_ANSWER}{url}: ca-fingerprint is that of its own certificate, not of the CA that issued \
+         it; CAs that it shows: {}",
+        shown(authorities)
+    )]
+    OwnCertificate {
+        /// The host.
+        url: String,
+        /// The fingerprints of the CAs that it shows.
+        authorities: Vec<CaFingerprint>,
+    },
     /// The transport does not accept the settings.
     #[error("cannot set up the connection to {url}")]
     Build {
@@ -107,6 +119,9 @@ impl ClientError {
                 "compare with `openssl x509 -noout -fingerprint -sha256 -in http_ca.crt`; where \
                  the server shows its own certificate alone, give its CA's as ca",
             ),
+            Self::OwnCertificate { .. } => Some(
+                "give the CA's fingerprint, once you know it to be yours, or its certificate as ca",
+            ),
             Self::NoHost(failures) => failures.iter().find_map(Self::mend),
             Self::NoAnswer { mend, .. } => Some(mend),
             Self::Build { .. } | Self::Refused(_) | Self::Unfit(_) => None,
@@ -123,6 +138,7 @@ impl ClientError {
             | Self::Auth(_)
             | Self::Refused(_)
             | Self::OtherCertificates { .. }
+            | Self::OwnCertificate { .. }
             | Self::Pem { .. }
             | Self::Build { .. }
             | Self::Unfit(_) => false,
@@ -139,6 +155,9 @@ impl ClientError {
         let (reason, mut mend) = explain(error);
         if mend == CHECK_THAT_IT_RUNS && url.port().is_none() {
             mend = CHECK_PORT;
+        }
+        if reason == HANGS_UP && url.scheme() == "http" {
+            mend = CHECK_SCHEME;
         }
         match http_proxy {
             None => Self::NoAnswer {
@@ -171,6 +190,10 @@ const CHECK_THAT_IT_RUNS: &str =
 const CHECK_PORT: &str = "check hosts in [forward.elasticsearch]: without a port they mean 80 or \
                           443, and Elasticsearch's own is 9200";
 
+const HANGS_UP: &str = "it closes the connection without an answer";
+
+const CHECK_SCHEME: &str = "check hosts in [forward.elasticsearch]: https:// in place of http://?";
+
 const CHECK_PROXY: &str =
     "check HTTPS_PROXY, or name the host in NO_PROXY if it can be reached without";
 
@@ -181,6 +204,9 @@ fn each(failures: &[ClientError]) -> String {
 }
 
 fn shown(fingerprints: &[CaFingerprint]) -> String {
+    if fingerprints.is_empty() {
+        return "none".to_owned();
+    }
     let shown = fingerprints.iter().map(CaFingerprint::to_string);
     shown.collect::<Vec<_>>().join(", ")
 }
@@ -225,6 +251,11 @@ fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
             "its certificate comes from an authority that is not trusted here",
             "give that authority's certificate as ca in [forward.elasticsearch]",
         )
+    } else if has("CaUsedAsEndEntity") {
+        (
+            "the certificate that it shows as its own is an authority's",
+            "give the server one that an authority has issued, as `elasticsearch-certutil http` does",
+        )
     } else if has("NotValidForName") || has("not valid for name") {
         (
             "its certificate is for another name",
@@ -242,6 +273,8 @@ fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
         )
     } else if has("Connection refused") {
         ("nothing listens there", CHECK_THAT_IT_RUNS)
+    } else if has("connection closed before") || has("reset by peer") || has("Broken pipe") {
+        (HANGS_UP, CHECK_HOSTS)
     } else if has("Too many open files") {
         ("too many open files", RAISE_OPEN_FILES)
     } else if has("failed to lookup address") || has("dns error") {

@@ -25,6 +25,8 @@ pub(super) enum NotShown {
     NoAnswer(reqwest::Error),
     /// The server shows certificates with other fingerprints.
     Others(Vec<CaFingerprint>),
+    /// It is the server's own, which others issued; those it shows.
+    Own(Vec<CaFingerprint>),
 }
 
 /// The certificate with this fingerprint, in DER, if the server at `url` shows it and it vouches
@@ -61,6 +63,7 @@ pub(super) async fn ca_of(
     match (std::mem::take(&mut *shown), answer) {
         (Shown::Ca(der), _) => Ok(der),
         (Shown::Others(others), _) => Err(NotShown::Others(others)),
+        (Shown::Own(authorities), _) => Err(NotShown::Own(authorities)),
         (Shown::Nothing, Err(failed)) => Err(NotShown::NoAnswer(failed)),
         (Shown::Nothing, Ok(_)) => unreachable!("hosts with a fingerprint speak TLS"),
     }
@@ -76,6 +79,8 @@ enum Shown {
     Ca(Vec<u8>),
     /// The fingerprints of all that it has shown, which are others.
     Others(Vec<CaFingerprint>),
+    /// The certificate that was looked for, as the server's own. It is not good by itself.
+    Own(Vec<CaFingerprint>),
 }
 
 #[derive(Debug)]
@@ -113,13 +118,17 @@ impl ServerCertVerifier for Verifier {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
                 .build()
                 .map_err(|unfit| Error::General(unfit.to_string()))?;
-        let verified = verifier.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        )?;
+        let verified =
+            verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let is_issued = matches!(
+            &verified,
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+        );
+        if is_issued && ca == end_entity {
+            let authorities = intermediates.iter().map(|der| CaFingerprint::of(der));
+            self.note(Shown::Own(authorities.collect()));
+        }
+        let verified = verified?;
         self.note(Shown::Ca(ca.to_vec()));
         Ok(verified)
     }

@@ -58,7 +58,15 @@ impl Authority {
     /// Ends TLS as a server of these names, and shows this authority's certificate as well; asks
     /// for a client certificate of `clients` if there is such.
     pub(crate) fn ends_tls(&self, names: &[&str], clients: Option<&Self>) -> Conduct {
-        let (certificate, key) = self.leaf(names);
+        self.shows(self.leaf(names), clients)
+    }
+
+    /// The same with a certificate that it has issued, and its key.
+    pub(crate) fn shows(
+        &self,
+        (certificate, key): (rcgen::Certificate, KeyPair),
+        clients: Option<&Self>,
+    ) -> Conduct {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
