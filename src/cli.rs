@@ -3,6 +3,7 @@
 //! [`keys`](crate::config::keys) and are declared there alone.
 
 mod command;
+mod configure;
 mod dead_letters;
 mod install;
 mod manual;
@@ -29,6 +30,7 @@ pub use self::command::{
     Backfill, Command, DeadLetters, Demo, DemoApi, DemoPart, MovePosition, Share, Start, State,
     Verify, Way,
 };
+pub use self::configure::Configure;
 pub use self::install::{Grant, Kibana};
 pub use self::manual::{completions, write_man_pages};
 
@@ -136,6 +138,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Exi
 
 fn command(name: &str, inner_name: &str, matches: &ArgMatches) -> Result<Command, String> {
     Ok(match name {
+        "configure" => Command::Configure(configure::configure(matches)?),
         "install" => Command::Install {
             dry_run: matches.get_flag("dry-run"),
             overwrite: matches.get_flag("overwrite"),
@@ -252,6 +255,7 @@ fn program() -> clap::Command {
         .arg_required_else_help(true)
         .arg(config)
         .subcommands([
+            configure::command().args(setting_flags(EVERY_GROUP)),
             install_command(),
             start::command(),
             backfill_command(),

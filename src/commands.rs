@@ -13,6 +13,7 @@ use crate::telemetry;
 
 mod backfill;
 mod check;
+mod configure;
 mod dead_letters;
 mod demo;
 mod dry_run;
@@ -73,6 +74,8 @@ pub fn run(invocation: Invocation) -> Exit {
                 .map_err(Failure::from));
         }
         Command::ManPages(folder) => return end(man_pages(folder)),
+        // What is configured here is to be written.
+        Command::Configure(options) => return end(configure::configure(options, settings)),
         _ => {}
     }
     let source = ConfigSource {
@@ -175,6 +178,7 @@ async fn dispatch(
     log_level: LogLevel,
 ) -> Result<Exit, Failure> {
     match command {
+        Command::Configure(_) => unreachable!("it was done before, as it needs no configuration"),
         Command::Install {
             dry_run,
             overwrite,

@@ -24,6 +24,7 @@ mod show;
 pub mod sources;
 pub mod teleport;
 pub(crate) mod values;
+pub mod written;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;

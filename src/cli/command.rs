@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap_complete::Shell;
 
+use super::configure::Configure;
 use super::install::{Grant, Kibana};
 use crate::checkpoint::DeadLetterFilter;
 use crate::config::{HostUrl, Needs};
@@ -14,6 +15,8 @@ use crate::config::{HostUrl, Needs};
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// Write the files that somebody needs who sets it up.
+    Configure(Configure),
     /// Put template and lifecycle policy into Elasticsearch.
     Install {
         /// Only show the requests.
@@ -105,9 +108,11 @@ impl Command {
                 storage: true,
                 ..Needs::default()
             },
-            Self::Demo(_) | Self::Completions(_) | Self::ManPages(_) | Self::Version => {
-                Needs::default()
-            }
+            Self::Configure(_)
+            | Self::Demo(_)
+            | Self::Completions(_)
+            | Self::ManPages(_)
+            | Self::Version => Needs::default(),
         }
     }
 }

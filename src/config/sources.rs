@@ -84,6 +84,11 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
+    /// Whether it was made in a file.
+    pub(crate) fn is_of_file(&self) -> bool {
+        matches!(self.origin, Origin::File { .. })
+    }
+
     /// The place, without the value.
     pub(crate) fn place(&self) -> String {
         match &self.origin {
@@ -144,6 +149,8 @@ pub struct Raw {
     pub(crate) is_partial: bool,
     /// The file, if users other than its owner may read it.
     pub(crate) exposed_file: Option<PathBuf>,
+    /// The file is the event handler's: keys that only that one has are told of, and no mistakes.
+    is_former: bool,
 }
 
 impl fmt::Debug for Raw {
@@ -178,16 +185,38 @@ pub fn collect(
     for (name, value) in environment {
         raw.add_variable(name, value);
     }
-    for FlagSetting { key, values } in flags {
-        let flag = format!("--{}", key.flag());
-        // Only the flag of a list can be there more than once.
-        let value = Value::Text(values.join(","));
-        raw.set(key, value, Origin::Flag(flag.clone()), flag);
+    raw.add_flags(flags);
+    Ok(raw)
+}
+
+/// Collects the settings of the event handler's configuration file, and over them those of flags.
+/// Keys that have no place here become warnings.
+///
+/// # Errors
+/// If there is a file and it cannot be read, or is no UTF-8.
+pub(super) fn translate(former: Option<&Path>, flags: Vec<FlagSetting>) -> Result<Raw, FileError> {
+    let mut raw = Raw {
+        is_former: true,
+        ..Raw::default()
+    };
+    if let Some(path) = former {
+        raw.read_file(path)?;
+        raw.exposed_file = None;
     }
+    raw.add_flags(flags);
     Ok(raw)
 }
 
 impl Raw {
+    fn add_flags(&mut self, flags: Vec<FlagSetting>) {
+        for FlagSetting { key, values } in flags {
+            let flag = format!("--{}", key.flag());
+            // Only the flag of a list can be there more than once.
+            let value = Value::Text(values.join(","));
+            self.set(key, value, Origin::Flag(flag.clone()), flag);
+        }
+    }
+
     /// A later source replaces what an earlier one said.
     fn set(&mut self, key: &'static Key, value: Value, origin: Origin, spelled: String) {
         let setting = Setting {
@@ -303,8 +332,7 @@ impl File<'_> {
                 above => format!("{above}.{}", name.get_ref()),
             };
             if let Some(mend) = former::in_file(&path) {
-                let problem = format!("{path}: this belongs to teleport-event-handler: {mend}");
-                self.mistake(offset, &problem);
+                self.former(&path, offset, &mend);
                 if let DeValue::Table(table) = value.get_ref() {
                     self.walk(&path, table);
                 }
@@ -325,6 +353,17 @@ impl File<'_> {
                     _ => self.unknown(&path, offset),
                 }
             }
+        }
+    }
+
+    fn former(&mut self, path: &str, offset: usize, mend: &str) {
+        if self.raw.is_former {
+            let origin = self.origin(offset);
+            let note = format!("{origin}: {path} is left out: {mend}");
+            self.raw.warnings.push(Warning(note));
+        } else {
+            let problem = format!("{path}: this belongs to teleport-event-handler: {mend}");
+            self.mistake(offset, &problem);
         }
     }
 

@@ -52,6 +52,7 @@ fn help() {
     Usage: teleport-event-indexer [OPTIONS] <COMMAND>
 
     Commands:
+      configure     Write the configuration, roles for both ends, and units to run it by
       install       Put index template and lifecycle policy into Elasticsearch; safe to repeat
       start         Follow the audit log
       backfill      Index a closed range of time; beside a daemon if there is one, and resumable

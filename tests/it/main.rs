@@ -3,6 +3,7 @@ mod bad_input;
 mod bindings;
 mod boundaries;
 mod cli;
+mod configure;
 mod crash;
 mod credentials;
 mod dead_letters;

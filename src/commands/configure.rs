@@ -1,0 +1,211 @@
+//! `configure`: writes what is needed to set the program up, and says what to do with it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use chrono::{SecondsFormat, Utc};
+
+use super::{Exit, Failure};
+use crate::cli::Configure;
+use crate::config::keys;
+use crate::config::sources::FlagSetting;
+use crate::config::written::Written;
+use crate::output;
+
+const LOCKS: &str = "      # Locks for users who fail to log in again and again.
+      - resources: [lock]
+        verbs: [list, read, create, update]
+";
+
+/// Where tbot writes the identity, and where things are in a container.
+const IDENTITY: &str = "/var/lib/teleport-event-indexer/identity";
+const IN_CONTAINER: &[(&str, &str)] = &[
+    ("storage", "/state"),
+    ("teleport.identity", "/identity"),
+    ("forward.elasticsearch.api-key", "file:/secrets/api-key"),
+];
+
+/// A file to write.
+struct Content {
+    name: &'static str,
+    text: String,
+    /// What it is for, in a few words.
+    purpose: &'static str,
+    /// Nobody else may read it.
+    is_private: bool,
+}
+
+pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<Exit, Failure> {
+    let written = read(options, flags)?;
+    for note in &written.notes {
+        output::note(format_args!("note: {note}"));
+    }
+    let former_storage = written.former_storage.clone();
+    let contents = contents(options, &written);
+    let addr = written.addr();
+    match written.check() {
+        Ok(warnings) => {
+            for warning in warnings {
+                output::note(format_args!("warning: {warning}"));
+            }
+        }
+        Err(mistakes) => {
+            for mistake in mistakes.list() {
+                output::note(format_args!("error: {}", mistake.text));
+            }
+            return Ok(Exit::Usage);
+        }
+    }
+    write(&options.directory, &contents, options.force)?;
+    for Content { name, purpose, .. } in &contents {
+        let path = options.directory.join(name);
+        output::data(format_args!("{}: {purpose}", path.display()))?;
+    }
+    let steps = include_str!("../../templates/configure/next-steps.txt");
+    let import =
+        former_storage.map_or_else(String::new, |storage| format!(" --import-state {storage}"));
+    let steps = steps
+        .replace("@DIR@", &options.directory.display().to_string())
+        .replace("@ADDR@", &addr)
+        .replace("@IMPORT@", &import);
+    output::data(steps.trim_end())?;
+    Ok(Exit::Done)
+}
+
+/// What is known of the configuration: the event handler's, and over it what was typed.
+fn read(options: &Configure, mut flags: Vec<FlagSetting>) -> Result<Written, Failure> {
+    if let Some(addr) = &options.addr {
+        flags.push(FlagSetting {
+            key: &keys::TELEPORT_ADDR,
+            values: vec![addr.clone()],
+        });
+    }
+    let written = Written::new(options.from.as_deref(), flags);
+    let written = written.map_err(|unreadable| Failure::Unusable(unreadable.into()))?;
+    if !written.is_set(keys::TELEPORT_ADDR.name) {
+        return Err(Failure::Usage(
+            "the event handler's configuration has no addr in [teleport]: give it behind the folder"
+                .to_owned(),
+        ));
+    }
+    Ok(written)
+}
+
+fn contents(options: &Configure, written: &Written) -> Vec<Content> {
+    // With the event handler's state, reading goes on where that has stopped.
+    let start = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    let is_first = options.from.is_none() && !written.is_set(keys::START_TIME.name);
+    let start = is_first.then_some((keys::START_TIME.name, start.as_str()));
+    let changes: Vec<(&'static str, &str)> = start.into_iter().collect();
+    let in_container = [&changes[..], IN_CONTAINER].concat();
+    let config = written.text(&in_container);
+    let indented: Vec<String> = config
+        .lines()
+        .map(|line| format!("    {line}").trim_end().to_owned())
+        .collect();
+    let locks = if options.locks { LOCKS } else { "" };
+    let role = include_str!("../../templates/configure/teleport-role.yaml");
+    let tbot = include_str!("../../templates/configure/tbot.yaml");
+    let kubernetes = include_str!("../../templates/configure/kubernetes.yaml");
+    let content = |name, purpose, text: String| Content {
+        name,
+        text,
+        purpose,
+        is_private: false,
+    };
+    vec![
+        Content {
+            is_private: true,
+            ..content("config.toml", "the configuration", written.text(&changes))
+        },
+        content(
+            "teleport-role.yaml",
+            "role and user for Teleport",
+            role.replace("@LOCKS@", locks),
+        ),
+        content(
+            "teleport-impersonator-role.yaml",
+            "role for who signs the identity",
+            include_str!("../../templates/configure/teleport-impersonator-role.yaml").to_owned(),
+        ),
+        content(
+            "tbot.yaml",
+            "Machine ID, which keeps the identity fresh",
+            tbot.replace("@ADDR@", &written.addr())
+                .replace("@IDENTITY@", IDENTITY),
+        ),
+        content(
+            "elasticsearch-writer-role.json",
+            "role for Elasticsearch, for who makes it by hand",
+            include_str!("../../templates/elasticsearch-writer-role.json").to_owned(),
+        ),
+        content(
+            "teleport-event-indexer.service",
+            "systemd unit",
+            include_str!("../../packaging/systemd/teleport-event-indexer.service").to_owned(),
+        ),
+        content(
+            "kubernetes.yaml",
+            "configuration, volume and deployment for Kubernetes",
+            kubernetes.replace("@CONFIG@", &indented.join("\n")),
+        ),
+    ]
+}
+
+/// Writes all files, or none.
+fn write(directory: &Path, contents: &[Content], is_forced: bool) -> Result<(), Failure> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make the folder {}", directory.display()))
+        .map_err(Failure::Unusable)?;
+    let paths = contents.iter().map(|content| directory.join(content.name));
+    let there: Vec<String> = paths
+        .filter(|path| path.symlink_metadata().is_ok())
+        .map(|path| path.display().to_string())
+        .collect();
+    if !there.is_empty() && !is_forced {
+        return Err(Failure::Usage(format!(
+            "these are there already: {}; name another folder, or replace them with --force",
+            there.join(", ")
+        )));
+    }
+    let mut begun = Vec::new();
+    let prepared = contents.iter().try_for_each(|content| {
+        let path = directory.join(format!(".{}.new", content.name));
+        begun.push(path.clone());
+        prepare(&path, content).map_err(|error| (path, error))
+    });
+    if let Err((path, error)) = prepared {
+        for path in begun.iter().filter(|path| path.exists()) {
+            fs::remove_file(path)
+                .with_context(|| format!("cannot remove {} again", path.display()))?;
+        }
+        let error = anyhow::Error::new(error);
+        let error = error.context(format!("cannot write {}", path.display()));
+        return Err(Failure::Unusable(error));
+    }
+    for (content, path) in contents.iter().zip(begun) {
+        let target = directory.join(content.name);
+        fs::rename(&path, &target)
+            .with_context(|| format!("cannot put {} in its place", target.display()))?;
+    }
+    Ok(())
+}
+
+fn prepare(path: &PathBuf, content: &Content) -> io::Result<()> {
+    // Of a run that was killed.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mode = if content.is_private { 0o600 } else { 0o644 };
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(content.text.as_bytes())?;
+    file.sync_all()
+}
