@@ -63,7 +63,7 @@ pub use blocked::{BlockedDocument, BlockedError, WaitingDocument};
 pub use commit::{Committed, Counts, Step};
 pub use dead_letter::{
     DeadLetter, DeadLetterEntry, DeadLetterError, DeadLetterFilter, DeadLetterPage, DocumentForm,
-    PagePlace, Stored, UNCONVERTIBLE,
+    Dropped, PagePlace, Stored, UNCONVERTIBLE,
 };
 pub use error::CheckpointError;
 pub use export::{Chunk, Listed};

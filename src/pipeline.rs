@@ -40,7 +40,7 @@ use crate::event::AuditEvent;
 pub mod batch;
 mod blocked;
 pub mod delivery;
-mod gap;
+pub(crate) mod gap;
 pub mod progress;
 pub mod quota;
 pub mod retry;

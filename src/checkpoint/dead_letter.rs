@@ -10,7 +10,7 @@ use super::error::Failure;
 use super::run::RunId;
 use super::{Checkpoint, CheckpointError, signed, unsigned};
 
-pub use self::selection::{DeadLetterFilter, DeadLetterPage, PagePlace};
+pub use self::selection::{DeadLetterFilter, DeadLetterPage, Dropped, PagePlace};
 
 /// A document that Elasticsearch refused for good, or an event that could not become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,12 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Whether it was refused for its size alone. What Elasticsearch has under its id is the safe
+    /// form without its text then.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.status, Some(413 | 429))
+    }
+
     /// What counts against the cap: its bytes and texts, so that even an empty document counts.
     fn bytes(&self) -> u64 {
         let length = self.document.len()

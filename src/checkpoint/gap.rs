@@ -96,6 +96,20 @@ impl Checkpoint {
         })
     }
 
+    /// The open gaps, of all runs, that an event has left whose bytes are this dead letter.
+    ///
+    /// # Errors
+    /// If the state file cannot be read.
+    pub fn open_gaps_of_dead_letter(&self, id: &str) -> Result<Vec<Gap>, CheckpointError> {
+        self.read("read the gaps of a dead letter", |transaction| {
+            let gaps = transaction
+                .prepare_cached("SELECT * FROM gaps WHERE closed_ms IS NULL AND dead_letter = ?1")?
+                .query_map([id], read)?
+                .collect::<Result<_, _>>()?;
+            Ok(gaps)
+        })
+    }
+
     /// The open gaps of the log that a run may close, by when they were found: its own; those of
     /// all runs if it reads without filters. Not those of session recordings, which may be many.
     ///
@@ -114,6 +128,18 @@ impl Checkpoint {
             Ok(gaps)
         })
     }
+}
+
+/// Closes the gaps of an event whose dead letter is no more; how many.
+pub(super) fn close_of_dead_letter(
+    transaction: &Transaction<'_>,
+    id: &str,
+) -> rusqlite::Result<usize> {
+    transaction
+        .prepare_cached(
+            "UPDATE gaps SET closed_ms = ?2 WHERE closed_ms IS NULL AND dead_letter = ?1",
+        )?
+        .execute((id, now_ms()))
 }
 
 /// Closes gaps.

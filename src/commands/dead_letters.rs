@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{
-    Checkpoint, DeadLetter, DeadLetterEntry, DeadLetterFilter, DocumentForm, PagePlace,
+    Checkpoint, DeadLetter, DeadLetterEntry, DeadLetterFilter, DocumentForm, Dropped, PagePlace,
 };
 use crate::cli::DeadLetters;
 use crate::commands::status::{no_state, time};
@@ -42,9 +42,16 @@ pub(super) async fn dead_letters(
         DeadLetters::Export { filter, output } => export(&look, &filter, output.as_deref()),
         DeadLetters::Drop(filter) => {
             let dropped = Checkpoint::open(storage)?.drop_dead_letters(&filter)?;
-            output::note(format_args!("{dropped} dead letters dropped"));
+            let Dropped { letters, gaps } = dropped;
+            output::note(format_args!("{letters} dead letters dropped"));
+            if gaps > 0 {
+                output::note(format_args!(
+                    "{gaps} gaps closed, as their events are given up; Elasticsearch goes on telling \
+                     of them, since they will never be there"
+                ));
+            }
             // Whoever names documents expects them to be there.
-            Ok(if dropped == 0 && !filter.ids.is_empty() {
+            Ok(if letters == 0 && !filter.ids.is_empty() {
                 Exit::Failed
             } else {
                 Exit::Done

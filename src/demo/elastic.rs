@@ -221,6 +221,12 @@ impl ElasticsearchControl {
         self.0.script.lock().rules.clear();
     }
 
+    /// Bulk requests with a larger body than so many bytes get this status from now on: 413 as from
+    /// `http.max_content_length` or a proxy, 429 as from `indexing_pressure.memory.limit`.
+    pub fn refuse_larger(&self, limit: Option<(usize, u16)>) {
+        self.0.script.lock().largest = limit;
+    }
+
     /// Every bulk request waits so long before it is carried out.
     pub fn set_delay(&self, delay: Duration) {
         self.0.script.lock().delay = delay;

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! `event_indexer.raw` is the refused document byte for byte, so nothing of it is lost, and
-//! [`Original::of`] gets it back.
+//! [`Original::of`] gets it back. Of a document that is too large it is left out: there it would be
+//! too large as well.
 
 use chrono::{DateTime, SecondsFormat, Timelike, Utc};
 use serde::Deserialize;
@@ -104,6 +105,26 @@ const REASON_BYTES: usize = 2000;
 /// 1970, `error_type` and `reason` are Elasticsearch's words. A `source` that is no JSON object,
 /// which this program does not write, is kept as well; there is only no field to take over.
 pub fn write(source: &[u8], time_ms: i64, error_type: &str, reason: &str, out: &mut Vec<u8>) {
+    let mut safe = without_raw(source, time_ms, error_type, reason);
+    let raw = String::from_utf8_lossy(source).into_owned();
+    safe.insert(RAW.to_owned(), raw.into());
+    serde_json::to_writer(out, &safe).expect("a Vec takes any JSON value");
+}
+
+/// The same without the document's text, for one that is too large. No [`Original`] can be read
+/// from it.
+pub fn write_without_raw(
+    source: &[u8],
+    time_ms: i64,
+    error_type: &str,
+    reason: &str,
+    out: &mut Vec<u8>,
+) {
+    let safe = without_raw(source, time_ms, error_type, reason);
+    serde_json::to_writer(out, &safe).expect("a Vec takes any JSON value");
+}
+
+fn without_raw(source: &[u8], time_ms: i64, error_type: &str, reason: &str) -> Map<String, Value> {
     let event: Map<String, Value> = serde_json::from_slice(source).unwrap_or_default();
     let mut safe = Map::new();
     for (name, kind) in FIELDS {
@@ -114,12 +135,10 @@ pub fn write(source: &[u8], time_ms: i64, error_type: &str, reason: &str, out: &
     let time = event.get("time").and_then(|value| fitting(value, Date));
     let time = time.unwrap_or_else(|| text_of(DateTime::from_timestamp_millis(time_ms)));
     safe.insert("time".to_owned(), time);
-    let raw = String::from_utf8_lossy(source).into_owned();
-    safe.insert(RAW.to_owned(), raw.into());
     let cut = |text, most| Value::from(shortened(text, most));
     safe.insert(REFUSED_TYPE.to_owned(), cut(error_type, TYPE_BYTES));
     safe.insert(REFUSED_REASON.to_owned(), cut(reason, REASON_BYTES));
-    serde_json::to_writer(out, &safe).expect("a Vec takes any JSON value");
+    safe
 }
 
 /// A value as a field of this kind takes it, if it does.
@@ -307,7 +326,7 @@ mod tests {
             let mut out = b"before".to_vec();
             write(source.as_bytes(), time_ms, "kind", &reason, &mut out);
             let line = &out[b"before".len()..];
-            let safe: Map<String, Value> = serde_json::from_slice(line).unwrap();
+            let mut safe: Map<String, Value> = serde_json::from_slice(line).unwrap();
 
             let time = DateTime::parse_from_rfc3339(safe["time"].as_str().unwrap()).unwrap();
             let own = event["time"].as_str().map(DateTime::parse_from_rfc3339);
@@ -332,8 +351,15 @@ mod tests {
                 }
             }
             let original = Original::of(line).unwrap();
-            prop_assert_eq!(original.source, source);
+            prop_assert_eq!(original.source, &*source);
             prop_assert!(reason.starts_with(&original.reason));
+
+            let mut out = Vec::new();
+            write_without_raw(source.as_bytes(), time_ms, "kind", &reason, &mut out);
+            prop_assert!(Original::of(&out).is_none());
+            let short: Map<String, Value> = serde_json::from_slice(&out).unwrap();
+            safe.remove(RAW);
+            prop_assert_eq!(short, safe);
         }
     }
 }

@@ -200,7 +200,10 @@ fn read(answer: &Answer, operations: usize) -> Attempt {
         413 => Attempt::TooLarge(Refusal {
             status: 413,
             error_type: "request_entity_too_large".into(),
-            reason: "the document alone is over the server's http.max_content_length".into(),
+            reason:
+                "the document alone is larger than what http.max_content_length, or a proxy on \
+                     the way, lets through"
+                    .into(),
         }),
         // One poisoned line spoils a whole request: halving finds it. Only if Elasticsearch
         // itself says so; a proxy's 400 says nothing about any document.

@@ -4,6 +4,7 @@
 
 mod from_disk;
 mod refused;
+mod too_large;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use self::refused::{dead_letter, in_safe_form};
+use self::refused::{give_up, in_safe_form};
+use self::too_large::{TooLarge, too_large};
 use crate::checkpoint::{Checkpoint, DeadLetter, RunId};
 use crate::pipeline::Sink;
 use crate::pipeline::batch::{Batch, BatchLimits, Operation};
 use crate::pipeline::progress::PageNumber;
-use crate::pipeline::retry::Backoff;
+use crate::pipeline::retry::{Backoff, Failure};
 
 /// What a sink says after one attempt at a bulk request.
 #[derive(Debug)]
@@ -227,6 +229,7 @@ impl<K: Sink> Delivery<K> {
             if part.operations.is_empty() {
                 continue;
             }
+            let mut again = None;
             match self
                 .sink
                 .send(part.body.clone(), part.operations.len())
@@ -241,16 +244,16 @@ impl<K: Sink> Delivery<K> {
                 }
                 Attempt::Items(outcomes) => {
                     let sorted = sort(&part, outcomes, &mut delivered);
-                    letters.extend(sorted.refused_for_good);
+                    for refused in sorted.refused_for_good {
+                        give_up(&part, refused, &mut letters, &mut delivered);
+                    }
                     if let Some((operation, refusal)) = sorted.refused.first() {
                         let why = (operation.clone(), refusal.error_type.clone());
                         first_refused.get_or_insert(why);
                         parts.push(in_safe_form(&part, &sorted.refused));
                     }
                     if let Some(fault) = sorted.transient_fault {
-                        self.wait(&mut backoff, &fault, sorted.transient.len())
-                            .await;
-                        parts.push(part.of(sorted.transient));
+                        again = Some((part.of(sorted.transient), fault));
                     } else {
                         backoff.succeeded();
                         self.in_flight.grow();
@@ -265,9 +268,18 @@ impl<K: Sink> Delivery<K> {
                 }
                 Attempt::TooLarge(refusal) if part.operations.len() == 1 => {
                     let operation = &part.operations[0];
-                    // The safe form is the larger one.
-                    if refusal.status == 413 || operation.is_safe_form {
-                        letters.push((operation.page, dead_letter(&part, operation, refusal)));
+                    let too_large = match refusal.status {
+                        413 => too_large(&part, operation, &refusal),
+                        _ => None,
+                    };
+                    if let Some(TooLarge { letter, short }) = too_large {
+                        too_large::tell(&letter);
+                        // It settles with its safe form.
+                        letters.push((None, letter));
+                        parts.push(short);
+                    } else if operation.is_safe_form {
+                        let refused = (operation.clone(), refusal);
+                        give_up(&part, refused, &mut letters, &mut delivered);
                     } else {
                         let why = (operation.clone(), refusal.error_type.clone());
                         first_refused.get_or_insert(why);
@@ -278,14 +290,25 @@ impl<K: Sink> Delivery<K> {
                     let (left, right) = part.halves();
                     parts.extend([right, left]);
                 }
-                Attempt::Transient(fault) => {
-                    self.wait(&mut backoff, &fault, part.operations.len()).await;
-                    parts.push(part);
-                }
+                Attempt::Transient(fault) => again = Some((part, fault)),
                 Attempt::Blocked(fault) => {
                     self.hold(&mut backoff, &fault, part.operations.len()).await;
                     parts.push(part);
                 }
+            }
+            if let Some((part, fault)) = again {
+                let failure = self.failed(&mut backoff, &fault, part.operations.len());
+                let smaller = match fault.overloaded {
+                    true => {
+                        self.smaller(part, failure, &mut letters, &mut delivered)
+                            .await
+                    }
+                    false => vec![part],
+                };
+                if !smaller.is_empty() {
+                    sleep(pause(failure.wait, &fault)).await;
+                }
+                parts.extend(smaller);
             }
         }
         if let Some((first, error_type)) = first_refused
@@ -304,7 +327,8 @@ impl<K: Sink> Delivery<K> {
         delivered
     }
 
-    async fn wait(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) {
+    /// Notes a failure that passes by itself, and says so.
+    fn failed(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) -> Failure {
         if fault.overloaded {
             self.in_flight.shrink();
         }
@@ -328,7 +352,7 @@ impl<K: Sink> Delivery<K> {
                 "bulk request failed, trying again: {what}"
             );
         }
-        sleep(pause).await;
+        failure
     }
 
     async fn hold(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) {
@@ -364,7 +388,7 @@ struct Sorted {
     /// To be sent in safe form.
     refused: Vec<(Operation, Refusal)>,
     /// In safe form too.
-    refused_for_good: Vec<(Option<PageNumber>, DeadLetter)>,
+    refused_for_good: Vec<(Operation, Refusal)>,
 }
 
 fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sorted {
@@ -390,8 +414,7 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
                 sorted.refused.push((operation.clone(), refusal));
             }
             Outcome::Refused(refusal) => {
-                let letter = dead_letter(part, operation, refusal);
-                sorted.refused_for_good.push((operation.page, letter));
+                sorted.refused_for_good.push((operation.clone(), refusal));
             }
         }
     }

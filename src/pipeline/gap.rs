@@ -17,7 +17,7 @@ pub(super) fn opened(gap: &Gap) -> (DocumentId, Value) {
 }
 
 /// The document that says that what was missing has come. It lies beside the first one.
-pub(super) fn closed(gap: &Gap, now: DateTime<Utc>) -> (DocumentId, Value) {
+pub(crate) fn closed(gap: &Gap, now: DateTime<Utc>) -> (DocumentId, Value) {
     let mut members = members(gap);
     members.insert(format!("{EVENT}.closed"), now.to_rfc3339().into());
     (id("gap closed", gap), Value::Object(members))

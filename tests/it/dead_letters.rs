@@ -4,9 +4,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use bytes::Bytes;
 use chrono::TimeDelta;
+use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use teleport_event_indexer::demo::elastic::Refusal;
+use teleport_event_indexer::demo::events::{self, Id};
+use teleport_event_indexer::event::AuditEvent;
 
 use crate::support::rig::{Rig, backfill, event, midnight, rfc3339, wait_until_said};
 use crate::support::wait_until;
@@ -210,6 +214,67 @@ fn what_is_sent_again_and_settles_is_a_dead_letter_no_more_also_beside_a_daemon(
         "{}",
         output.stderr
     );
+}
+
+/// An event of which no document can be made is a gap, and stays one until its letter is gone.
+#[test]
+fn the_gap_of_an_event_that_made_no_document_closes_with_its_letter() {
+    let mut rig = Rig::new("", "");
+    rig.append([event("fine", "fine", midnight(3))]);
+    let noon = midnight(3) + TimeDelta::hours(12);
+    // What they should have been, and have become.
+    let [one, two] = [1, 2].map(|ei| {
+        let mut event = event(format!("broken {ei}"), &format!("broken.{ei}"), noon);
+        event["ei"] = ei.into();
+        let mut encoded = events::encode(&event, Id::OfEvent);
+        let body = std::mem::replace(&mut encoded.body, Bytes::from_static(b"\x0a\x7fno Struct"));
+        rig.auth().append([encoded.clone()]);
+        (event, AuditEvent { body, ..encoded })
+    });
+    rig.run_to(1, &backfill(3, 2));
+    let gaps = |open: usize, closed: u64, documents: usize| {
+        assert_eq!(rig.open_gaps().len(), open);
+        assert_eq!(rig.summary().closed_gaps, closed);
+        assert_eq!(rig.stored().1.len(), documents);
+    };
+    gaps(2, 0, 2);
+    let retry = ["dead-letters", "retry"];
+    let output = rig.run_to(1, &retry);
+    let said = "2 are events of which no document can be made";
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    gaps(2, 0, 2);
+
+    // As if this were a version that can read the bytes of one of them.
+    let path = rig.storage().join("state.sqlite");
+    let state = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    let changed = state.execute(
+        "UPDATE dead_letters SET document = ?1 WHERE event_type = 'broken.1'",
+        [&one.1.body[..]],
+    );
+    assert_eq!(changed.unwrap(), 1);
+    state.close().unwrap();
+    let output = rig.run_to(1, &retry);
+    assert!(output.stderr.contains("1 stored"), "{}", output.stderr);
+    gaps(1, 1, 3);
+    let (stored, own) = rig.stored();
+    let closed = own
+        .iter()
+        .filter(|document| document.get("event_indexer.gap.closed").is_some());
+    let closed: Vec<_> = closed
+        .map(|gap| &gap["event_indexer.gap.event_type"])
+        .collect();
+    assert_eq!(closed, ["broken.1"]);
+
+    let drop = ["dead-letters", "drop", "--all", "--yes"];
+    let output = rig.run_to(0, &drop);
+    let said = "1 gaps closed, as their events are given up";
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    gaps(0, 2, 3);
+    assert_eq!(rig.summary().dead_letters.count, 0);
+
+    // The id is that which the event has when Teleport hands it out as it should be.
+    assert_eq!(stored.get(&rig.key(&one.1)), Some(&one.0));
+    assert_eq!(stored.get(&rig.key(&two.1)), None);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod faults;
 mod hosts;
 mod oddities;
 mod refusals;
+mod too_large;
 
 /// An event API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

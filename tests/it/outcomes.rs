@@ -2,6 +2,7 @@
 //! others are not held up, and what is held is said.
 
 mod matrix;
+mod too_large;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -10,8 +11,8 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
-use teleport_event_indexer::demo::auth::{AuthOptions, Method};
-use teleport_event_indexer::demo::elastic::{Answer, ElasticsearchOptions, Refusal};
+use teleport_event_indexer::demo::auth::Method;
+use teleport_event_indexer::demo::elastic::{Answer, Refusal};
 use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::DocumentId;
 use teleport_event_indexer::event::{AuditEvent, Timestamp};
@@ -209,29 +210,6 @@ fn a_refused_document_is_stored_in_safe_form_and_found_by_user_type_and_time() {
     assert_eq!(
         (counts.created, counts.safe_form, counts.already_there),
         (0, 0, 203)
-    );
-}
-
-#[test]
-fn requests_are_halved_until_they_fit_and_one_document_that_never_does_is_kept() {
-    let elasticsearch = ElasticsearchOptions {
-        max_content_bytes: 12_000,
-        ..ElasticsearchOptions::default()
-    };
-    let mut rig = Rig::with(AuthOptions::default(), elasticsearch, "", "");
-    rig.append(realistic(2, 300, 3, 2));
-    let mut large = event("large", "large.one", midnight(3));
-    large["command"] = "x".repeat(12_000).into();
-    rig.append([large.clone()]);
-    rig.run_to(1, &backfill(3, 2));
-    rig.assert_complete_but(&["large.one"]);
-    let [letter] = &letters(&rig)[..] else {
-        panic!("{:?}", letters(&rig));
-    };
-    assert_eq!(letter.status, Some(413));
-    assert_eq!(
-        serde_json::from_slice::<Value>(&letter.document).unwrap(),
-        large
     );
 }
 

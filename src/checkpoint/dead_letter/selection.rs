@@ -3,7 +3,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Row, Transaction, params_from_iter};
 
-use super::super::{Checkpoint, CheckpointError, RunId, unsigned};
+use super::super::{Checkpoint, CheckpointError, RunId, gap, unsigned};
 use super::{DeadLetter, DeadLetterEntry};
 
 /// Which dead letters are meant; all by default. What is given must all be true of one.
@@ -50,6 +50,15 @@ impl DeadLetterFilter {
         }
         (condition, parameters)
     }
+}
+
+/// What dropping dead letters came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many there were.
+    pub letters: u64,
+    /// How many gaps that told of their events are closed by it.
+    pub gaps: u64,
 }
 
 /// Dead letters in the order in which they came, as far as was asked for.
@@ -150,20 +159,31 @@ impl Checkpoint {
         })
     }
 
-    /// Drops dead letters that `filter` chooses; how many.
+    /// Drops dead letters that `filter` chooses, and closes the gaps that tell of their events.
     ///
     /// # Errors
     /// If the state file cannot be changed; none was dropped then.
-    pub fn drop_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64, CheckpointError> {
+    pub fn drop_dead_letters(&self, filter: &DeadLetterFilter) -> Result<Dropped, CheckpointError> {
         let (condition, parameters) = filter.condition();
         self.write("drop dead letters", |transaction| {
-            let sql = format!("DELETE FROM dead_letters WHERE {condition}");
-            let dropped = transaction.execute(&sql, params_from_iter(parameters))?;
-            Ok(dropped as u64)
+            let sql = format!("DELETE FROM dead_letters WHERE {condition} RETURNING document_id");
+            let ids: Vec<String> = transaction
+                .prepare(&sql)?
+                .query_map(params_from_iter(parameters), |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            let mut dropped = Dropped {
+                letters: ids.len() as u64,
+                gaps: 0,
+            };
+            for id in ids {
+                dropped.gaps += gap::close_of_dead_letter(transaction, &id)? as u64;
+            }
+            Ok(dropped)
         })
     }
 
-    /// Drops dead letters by id and index, as they have settled otherwise.
+    /// Drops dead letters by id and index, as documents with their ids are there. Those that were too
+    /// large stay: what is there is their safe form without their text.
     ///
     /// # Errors
     /// If the state file cannot be changed; none was dropped then.
@@ -173,17 +193,38 @@ impl Checkpoint {
     ) -> Result<(), CheckpointError> {
         self.write("drop dead letters that have settled", |transaction| {
             for (id, index_name) in keys {
-                settle(transaction, id, index_name)?;
+                settle(transaction, id, index_name, false)?;
             }
+            Ok(())
+        })
+    }
+
+    /// Drops a dead letter by id and index, as it was stored as it is, and closes the gaps that tell
+    /// of its event.
+    ///
+    /// # Errors
+    /// If the state file cannot be changed.
+    pub fn settle_whole(&self, id: &str, index_name: &str) -> Result<(), CheckpointError> {
+        self.write("drop a dead letter that was stored", |transaction| {
+            settle(transaction, id, index_name, true)?;
+            gap::close_of_dead_letter(transaction, id)?;
             Ok(())
         })
     }
 }
 
-fn settle(transaction: &Transaction<'_>, id: &str, index_name: &str) -> rusqlite::Result<()> {
+fn settle(
+    transaction: &Transaction<'_>,
+    id: &str,
+    index_name: &str,
+    is_whole: bool,
+) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("DELETE FROM dead_letters WHERE document_id = ?1 AND index_name = ?2")?
-        .execute([id, index_name])
+        .prepare_cached(
+            "DELETE FROM dead_letters WHERE document_id = ?1 AND index_name = ?2
+                 AND (?3 OR ifnull(status, 0) NOT IN (413, 429))",
+        )?
+        .execute((id, index_name, is_whole))
         .map(drop)
 }
 
@@ -290,10 +331,21 @@ mod tests {
                 assert_eq!(ids, *expected);
             }
         }
-        assert_eq!(checkpoint.drop_dead_letters(&filters[2].0).unwrap(), 2);
+        let dropped = checkpoint.drop_dead_letters(&filters[2].0).unwrap();
+        assert_eq!((dropped.letters, dropped.gaps), (2, 0));
+        let mut too_large = letter("e", "x", Some(40), "e");
+        too_large.status = Some(413);
         checkpoint
-            .settle_dead_letters([("b", "i"), ("c", "other")])
+            .insert_dead_letters(run, &[too_large], u64::MAX)
             .unwrap();
-        assert_eq!(checkpoint.dead_letters(&none, 9).unwrap().len(), 1);
+        checkpoint
+            .settle_dead_letters([("b", "i"), ("c", "other"), ("e", "i")])
+            .unwrap();
+        let left = || checkpoint.dead_letters(&none, 9).unwrap().len();
+        assert_eq!(left(), 2);
+        checkpoint.settle_whole("e", "other").unwrap();
+        assert_eq!(left(), 2);
+        checkpoint.settle_whole("e", "i").unwrap();
+        assert_eq!(left(), 1);
     }
 }

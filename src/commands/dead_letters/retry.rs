@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, DeadLetter, DeadLetterFilter, DocumentForm, PagePlace, RunId};
+use crate::checkpoint::{
+    Checkpoint, DeadLetter, DeadLetterFilter, DocumentForm, Gap, PagePlace, RunId,
+};
 use crate::commands::status::safe_form_words;
 use crate::commands::transfer::{Patience, demand_template, reach_elasticsearch};
 use crate::commands::{Exit, Failure};
 use crate::config::Config;
+use crate::document::{Encoded, Encoder};
 use crate::elastic::bulk::Bulk;
+use crate::event::{AuditEvent, Timestamp};
 use crate::output;
 use crate::pipeline::batch::{Batch, BatchLimits, StoredDocument};
 use crate::pipeline::delivery::{Delivery, InFlight};
-use crate::pipeline::{quota, unless_stopped};
+use crate::pipeline::{gap, quota, unless_stopped};
 use crate::shutdown::Shutdown;
 
 /// What has become of them.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Fates {
     created: u64,
     safe_form: u64,
@@ -25,6 +29,8 @@ struct Fates {
     blocked: u64,
     /// Events that never became documents.
     unconverted: u64,
+    /// Of which the safe form without their text is there.
+    short: u64,
 }
 
 /// Each is sent once, and dropped from the store once it has settled. A daemon that runs beside it
@@ -52,6 +58,7 @@ pub(super) async fn retry(
             documents: elasticsearch.batch_documents,
             age: elasticsearch.batch_age,
         },
+        encoder: Encoder::new(&elasticsearch.index).with_schema(elasticsearch.schema),
         fates: Fates::default(),
     };
     let mut place = Some(PagePlace::default());
@@ -64,7 +71,7 @@ pub(super) async fn retry(
             by_run.entry(run).or_default().push(letter);
         }
         for (run, letters) in by_run {
-            let sent = sender.send(run, &letters);
+            let sent = sender.send_all(run, letters);
             match unless_stopped(&shutdown.stop, sent).await {
                 Some(sent) => sent?,
                 None => {
@@ -81,6 +88,7 @@ pub(super) async fn retry(
         refused,
         blocked,
         unconverted,
+        short,
     } = sender.fates;
     let safe_form = safe_form_words(safe_form);
     output::note(format_args!(
@@ -92,7 +100,13 @@ pub(super) async fn retry(
             "{unconverted} are events of which no document can be made; `export` gives their bytes"
         ));
     }
-    Ok(if refused + blocked + unconverted > 0 {
+    if short > 0 {
+        output::note(format_args!(
+            "{short} were too large, and are there without their text: delete those documents by \
+             their ids, and retry; or drop them here"
+        ));
+    }
+    Ok(if refused + blocked + unconverted + short > 0 {
         Exit::Failed
     } else {
         Exit::Done
@@ -103,13 +117,82 @@ struct Sender {
     sink: Arc<Bulk>,
     checkpoint: Arc<Checkpoint>,
     limits: BatchLimits,
+    encoder: Encoder,
     fates: Fates,
 }
 
 impl Sender {
-    async fn send(&mut self, run: RunId, letters: &[DeadLetter]) -> Result<(), Failure> {
-        let documents: Vec<_> = letters.iter().filter_map(document).collect();
-        self.fates.unconverted += (letters.len() - documents.len()) as u64;
+    /// Most go together. Those that were too large go one by one, as it must be known whether each
+    /// was stored as it is; so do those that made no document, each with its gap.
+    async fn send_all(&mut self, run: RunId, letters: Vec<DeadLetter>) -> Result<(), Failure> {
+        let is_alone = |letter: &DeadLetter| letter.is_too_large() || document(letter).is_none();
+        let (alone, others): (Vec<_>, Vec<_>) = letters.into_iter().partition(is_alone);
+        let documents: Vec<_> = others.iter().filter_map(document).collect();
+        let left = self.deliver(run, &documents).await;
+        let keys = documents.iter().map(key).filter(|key| !left.contains(key));
+        let keys: Vec<_> = keys.collect();
+        let keys = keys.iter().map(|(id, index)| (id.as_str(), index.as_str()));
+        self.checkpoint.settle_dead_letters(keys)?;
+        for letter in &alone {
+            match document(letter) {
+                Some(document) => self.send_large(run, &document).await?,
+                None => self.send_malformed(run, letter).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_large(&mut self, run: RunId, document: &StoredDocument) -> Result<(), Failure> {
+        let before = self.fates;
+        let left = self.deliver(run, std::slice::from_ref(document)).await;
+        if left.contains(&key(document)) {
+            return Ok(());
+        }
+        if self.fates.already_there > before.already_there {
+            self.fates = before;
+            self.fates.short += 1;
+            return Ok(());
+        }
+        let (id, index_name) = key(document);
+        Ok(self.checkpoint.settle_whole(&id, &index_name)?)
+    }
+
+    /// An event of which this version may make a document. What its gap tells of it is needed for
+    /// that.
+    async fn send_malformed(&mut self, run: RunId, letter: &DeadLetter) -> Result<(), Failure> {
+        let gaps = self
+            .checkpoint
+            .open_gaps_of_dead_letter(&letter.document_id)?;
+        let made = gaps.first().and_then(|gap| {
+            let document = convert(&mut self.encoder, letter, gap)?;
+            Some((document, closing(&mut self.encoder, gap)?))
+        });
+        let Some((document, closing)) = made else {
+            self.fates.unconverted += 1;
+            return Ok(());
+        };
+        if !self.deliver(run, &[document]).await.is_empty() {
+            return Ok(());
+        }
+        let of_event = self.fates;
+        if self.deliver(run, &[closing]).await.is_empty() {
+            self.fates = of_event;
+            let DeadLetter {
+                document_id,
+                index_name,
+                ..
+            } = letter;
+            self.checkpoint.settle_whole(document_id, index_name)?;
+        }
+        Ok(())
+    }
+
+    /// Sends documents; those that have not settled.
+    async fn deliver(
+        &mut self,
+        run: RunId,
+        documents: &[StoredDocument],
+    ) -> HashSet<(String, String)> {
         let delivery = Delivery {
             sink: self.sink.clone(),
             checkpoint: self.checkpoint.clone(),
@@ -119,7 +202,7 @@ impl Sender {
             in_flight: InFlight::new(1),
             limits: self.limits,
         };
-        let delivered = delivery.deliver(Batch::of_stored(&documents)).await;
+        let delivered = delivery.deliver(Batch::of_stored(documents)).await;
         let fates = &mut self.fates;
         fates.created += delivered.created;
         fates.safe_form += delivered.safe_form;
@@ -135,13 +218,53 @@ impl Sender {
                 left.insert((operation.id.to_string(), index.to_string()));
             }
         }
-        let keys = documents.iter();
-        let keys: Vec<_> = keys
-            .map(|document| (document.id.to_string(), document.index_name.clone()))
-            .filter(|key| !left.contains(key))
-            .collect();
-        let keys = keys.iter().map(|(id, index)| (id.as_str(), index.as_str()));
-        Ok(self.checkpoint.settle_dead_letters(keys)?)
+        left
+    }
+}
+
+fn key(document: &StoredDocument) -> (String, String) {
+    (document.id.to_string(), document.index_name.clone())
+}
+
+/// The document of an event that made none before.
+fn convert(encoder: &mut Encoder, letter: &DeadLetter, gap: &Gap) -> Option<StoredDocument> {
+    let mut event = AuditEvent {
+        event_type: letter.event_type.clone().into(),
+        id: gap.event_id.clone().unwrap_or_default().into(),
+        time: letter.time_ms.map(Timestamp::from_millis),
+        index: 0,
+        body: letter.document.clone().into(),
+        session: None,
+    };
+    let mut out = Vec::new();
+    let encoded = encoder.encode(&event, &mut out).ok()?;
+    // It is in the header, too, and the id rests on that.
+    let written: serde_json::Value = serde_json::from_slice(&out[encoded.source_start..]).ok()?;
+    event.index = written["ei"].as_i64().unwrap_or_default();
+    // One with neither may be of a recording, on which its id would rest.
+    written.get("uid").or(written.get("sid"))?;
+    out.clear();
+    let encoded = encoder.encode(&event, &mut out).ok()?;
+    Some(stored(&encoded, &out))
+}
+
+/// The document that closes the gap.
+fn closing(encoder: &mut Encoder, gap: &Gap) -> Option<StoredDocument> {
+    let (id, document) = gap::closed(gap, chrono::Utc::now());
+    let mut out = Vec::new();
+    let encoded = encoder
+        .encode_own(gap.from_ms, id, &document, &mut out)
+        .ok()?;
+    Some(stored(&encoded, &out))
+}
+
+fn stored(encoded: &Encoded, out: &[u8]) -> StoredDocument {
+    StoredDocument {
+        index_name: encoded.index_name.to_string(),
+        id: encoded.id,
+        time_ms: encoded.time_ms,
+        is_safe_form: false,
+        source: out[encoded.source_start..out.len() - 1].to_vec(),
     }
 }
 

@@ -160,10 +160,21 @@ async fn take_bulk(
         }
         Err(reply) => return reply,
     };
-    let (planned, delay) = {
+    let (planned, delay, largest) = {
         let mut script = shared.script.lock();
-        (script.answers.pop_front(), script.delay)
+        let planned = script.answers.pop_front();
+        (planned, script.delay, script.largest)
     };
+    match largest {
+        Some((most_bytes, 413)) if body.len() > most_bytes => {
+            return Reply::too_large();
+        }
+        Some((most_bytes, status)) if body.len() > most_bytes => {
+            let reason = "rejected execution of coordinating operation";
+            return Reply::error(status, "es_rejected_execution_exception", reason);
+        }
+        _ => {}
+    }
     if shared.options.keep_bodies {
         shared.record.lock().bodies.push(body.clone());
     }

@@ -125,6 +125,8 @@ pub(super) struct Script {
     pub(super) answers: VecDeque<Answer>,
     pub(super) rules: Vec<Rule>,
     pub(super) delay: Duration,
+    /// The largest body of a bulk request, and the status that larger ones get.
+    pub(super) largest: Option<(usize, u16)>,
 }
 
 #[derive(Default)]

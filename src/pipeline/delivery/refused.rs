@@ -106,13 +106,16 @@ pub(super) fn in_safe_form(part: &Batch, refused: &[(Operation, Refusal)]) -> Ba
     }
 }
 
-/// What is kept of a document that was refused in safe form too, or is too large for it: the
-/// document as it was first.
-pub(super) fn dead_letter(part: &Batch, operation: &Operation, mut refusal: Refusal) -> DeadLetter {
+/// What is kept of a document that was refused in safe form too, or is too large: the document as
+/// it was first. `None` of a safe form without its text, as the document lies in the store already.
+pub(super) fn dead_letter(
+    part: &Batch,
+    operation: &Operation,
+    mut refusal: Refusal,
+) -> Option<DeadLetter> {
     let mut source = part.source(operation);
-    if operation.is_safe_form
-        && let Some(original) = Original::of(&source)
-    {
+    if operation.is_safe_form {
+        let original = Original::of(&source)?;
         source = original.source.into();
         let Refusal {
             error_type, reason, ..
@@ -120,7 +123,7 @@ pub(super) fn dead_letter(part: &Batch, operation: &Operation, mut refusal: Refu
         refusal.reason = format!("{}; in safe form: {error_type}: {reason}", original.reason);
         refusal.error_type = original.error_type;
     }
-    DeadLetter {
+    Some(DeadLetter {
         document_id: operation.id.to_string(),
         index_name: operation.index_name.to_string(),
         event_type: event_type_of(&source),
@@ -131,6 +134,28 @@ pub(super) fn dead_letter(part: &Batch, operation: &Operation, mut refusal: Refu
         error_type: refusal.error_type,
         reason: refusal.reason,
         first_seen_ms: chrono::Utc::now().timestamp_millis(),
+    })
+}
+
+/// Gives a document up: its letter joins the others, and with that it settles.
+pub(super) fn give_up(
+    part: &Batch,
+    (operation, refusal): (Operation, Refusal),
+    letters: &mut Vec<(Option<PageNumber>, DeadLetter)>,
+    delivered: &mut Delivered,
+) {
+    let error_type = refusal.error_type.clone();
+    match dead_letter(part, &operation, refusal) {
+        Some(letter) => letters.push((operation.page, letter)),
+        None => {
+            warn!(
+                id = %operation.id,
+                index = %operation.index_name,
+                error_type,
+                "refused in safe form without its text, too: it is a dead letter alone"
+            );
+            delivered.settle(operation.page);
+        }
     }
 }
 
