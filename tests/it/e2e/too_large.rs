@@ -8,16 +8,11 @@ use serde_json::Value;
 use teleport_event_indexer::checkpoint::{Checkpoint, DeadLetterFilter, PagePlace};
 
 use super::Api;
-use crate::support::elasticsearch::{Elasticsearch, NEWEST, Options, oldest};
+use crate::support::elasticsearch::{Elasticsearch, Options, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::journey::Journey;
 use crate::support::rig::{event, midnight, wait_until_said};
 use crate::support::scratch;
-
-#[test]
-fn events_that_are_too_large_for_the_newest_elasticsearch_are_found_and_kept_whole() {
-    check(NEWEST);
-}
 
 #[test]
 fn events_that_are_too_large_for_the_oldest_elasticsearch_are_found_and_kept_whole() {
