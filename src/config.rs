@@ -108,6 +108,8 @@ pub struct SessionsConfig {
     pub skip_types: TypeSet,
     /// Whether a document tells of each session whose recording is done with.
     pub has_summaries: bool,
+    /// How long a recording that is not there is looked for, from its upload on.
+    pub wait: Duration,
 }
 
 impl SessionsConfig {
@@ -299,6 +301,10 @@ fn sessions(resolver: &mut Resolver) -> Option<SessionsConfig> {
     let config = SessionsConfig {
         skip_types: resolver.value(&keys::SKIP_SESSION_TYPES, values::event_types),
         has_summaries: resolver.value(&keys::SESSION_SUMMARIES, values::boolean),
+        wait: resolver.value(
+            &keys::SESSION_WAIT,
+            values::duration(Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)),
+        ),
     };
     is_on.then_some(config)
 }

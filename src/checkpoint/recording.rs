@@ -166,17 +166,39 @@ impl Checkpoint {
         })
     }
 
-    /// Has those that were missing looked for once more which were uploaded at `since_ms` or
-    /// later.
+    /// Has those looked for once more that were missing or not readable, and were uploaded at
+    /// `since_ms` or later.
     ///
     /// # Errors
     /// If the state file cannot be changed.
-    pub fn look_again_for_missing(&self, run: RunId, since_ms: i64) -> Result<(), CheckpointError> {
-        self.write("look again for missing recordings", |transaction| {
+    pub fn look_again_for_recordings(
+        &self,
+        run: RunId,
+        since_ms: i64,
+    ) -> Result<(), CheckpointError> {
+        self.write(
+            "look again for recordings that could not be read",
+            |transaction| {
+                transaction.execute(
+                    "UPDATE recordings SET state = 'pending', due_ms = ?3, failures = 0
+                 WHERE run_id = ?1 AND state IN ('missing', 'unreadable') AND upload_ms >= ?2",
+                    params![run.0, since_ms, now_ms()],
+                )?;
+                Ok(())
+            },
+        )
+    }
+
+    /// Has all that are to be tried again later tried now: for a run that does not wait as long.
+    ///
+    /// # Errors
+    /// If the state file cannot be changed.
+    pub fn make_recordings_due(&self, run: RunId) -> Result<(), CheckpointError> {
+        self.write("have session recordings read now", |transaction| {
             transaction.execute(
-                "UPDATE recordings SET state = 'pending', due_ms = ?3, failures = 0
-                 WHERE run_id = ?1 AND state = 'missing' AND upload_ms >= ?2",
-                params![run.0, since_ms, now_ms()],
+                "UPDATE recordings SET due_ms = ?2
+                 WHERE run_id = ?1 AND state = 'pending' AND due_ms > ?2",
+                params![run.0, now_ms()],
             )?;
             Ok(())
         })
@@ -341,13 +363,17 @@ mod tests {
         commit(&later, Some(RecordingEnd::Again { due_ms }));
         assert_eq!(names(run), [""; 0]);
         assert_eq!(checkpoint.next_recording_ms(run).unwrap(), Some(due_ms));
+        checkpoint.make_recordings_due(other).unwrap();
+        assert_eq!(checkpoint.next_recording_ms(run).unwrap(), Some(due_ms));
+        checkpoint.make_recordings_due(run).unwrap();
+        assert_eq!(names(run), ["b"]);
         let later = &checkpoint.due_recordings(run, due_ms, 10).unwrap()[0];
         assert_eq!((later.readings, &*later.session), (1, "b"));
         commit(later, Some(RecordingEnd::Missing));
         assert_eq!(checkpoint.next_recording_ms(run).unwrap(), None);
-        checkpoint.look_again_for_missing(run, 201).unwrap();
+        checkpoint.look_again_for_recordings(run, 201).unwrap();
         assert_eq!(names(run), [""; 0]);
-        checkpoint.look_again_for_missing(run, 200).unwrap();
+        checkpoint.look_again_for_recordings(run, 200).unwrap();
         assert_eq!(names(run), ["b"]);
 
         // Uploaded once more: read from its start, whatever an older reading still says.

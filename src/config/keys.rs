@@ -214,6 +214,8 @@ table! {
         .default("print,desktop.recording");
     SESSION_SUMMARIES = key("session-summaries", Kind::Bool, Group::Reading,
         "Whether a document tells of each session whose recording was read").default("true");
+    SESSION_WAIT = key("session-wait", Kind::Duration, Group::Reading,
+        "How long start looks for a session recording that is not there, from its upload on").default("48h");
     CONCURRENCY = key("concurrency", Kind::Integer, Group::Reading,
         "Windows or chunks read side by side while catching up, and session recordings").default("5");
     TIMEOUT = key("timeout", Kind::Duration, Group::Following,

@@ -598,6 +598,7 @@ types = ["user.login"]
 skip-event-types = "cert.create, session.start"
 skip-session-types = "print"
 session-summaries = false
+session-wait = "12h"
 start-time = 2026-01-31T08:00:00.9+01:00
 concurrency = 8
 grace-period = "0s"
@@ -673,6 +674,7 @@ bytes-per-second = "10MB"
                     "print",
                 },
                 has_summaries: false,
+                wait: 43200s,
             },
         ),
         lock: None,
@@ -861,6 +863,7 @@ fn what_is_shown_is_what_is_in_effect() {
     sessions = true  # default
     skip-session-types = ["print", "desktop.recording"]  # default
     session-summaries = true  # default
+    session-wait = "48h"  # default
     concurrency = 5  # default
     timeout = "5s"  # default
     log-level = "info"  # default

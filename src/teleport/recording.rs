@@ -11,13 +11,14 @@
 //!
 //! | the server says | what becomes of it |
 //! |---|---|
-//! | not found | tried again for two days from its upload, but five times at least; then a gap |
-//! | breaks at the same place, or does not understand | tried three times in each of three rounds; then what came is kept, and the rest is a gap |
+//! | not found | tried again for two days (`session-wait`) from its upload, but five times at least; then a gap |
+//! | breaks at the same place, or does not understand | tried three times in each of ten rounds; then what came is kept, and the rest is a gap |
 //! | not allowed | held, for ever: somebody must act |
 //! | anything else | tried again at once, by its reader, as with all calls |
 //!
-//! A run that is to end does not wait for days: it looks five times within about 15 s, once there is
-//! nothing else to do, and then makes a gap of it. If it is the daemon's, its next start looks again.
+//! A run that is to end does not wait for days: it looks five times within about 15 s, and takes
+//! three rounds, once there is nothing else to do, and then makes a gap of it. The daemon's next
+//! start looks again for what was uploaded within `session-wait`.
 //!
 //! To read a recording makes an audit event itself, `session.recording.access`. It leads to nothing.
 
@@ -39,7 +40,7 @@ use crate::event::AuditEvent;
 use crate::pipeline::retry::Backoff;
 use crate::teleport::audit_log::{Context, SourceError, now_ms};
 
-use patience::{GIVEN_UP_MS, Patience};
+use patience::{Patience, wait_ms};
 use reader::{Read, Reader};
 
 /// The audit event that tells of a recording.
@@ -100,9 +101,14 @@ pub(super) async fn read(
 ) -> Result<(), SourceError> {
     let patience = Patience::of(&context.reading);
     if context.reading.to_ms.is_none() {
-        let since_ms = now_ms() - GIVEN_UP_MS;
+        let since_ms = now_ms().saturating_sub(wait_ms(&context.reading));
         context
-            .blocking(move |checkpoint, run| checkpoint.look_again_for_missing(run, since_ms))
+            .blocking(move |checkpoint, run| checkpoint.look_again_for_recordings(run, since_ms))
+            .await?;
+    }
+    if patience == Patience::Short {
+        context
+            .blocking(|checkpoint, run| checkpoint.make_recordings_due(run))
             .await?;
     }
     let mut under_way = UnderWay::default();

@@ -246,7 +246,8 @@ fn one_that_is_not_there_is_told_of_and_found_by_the_next_start() {
 fn of_a_corrupt_one_what_was_read_stays_and_the_rest_is_a_gap() {
     let mut rig = rig(true, &sessions());
     rig.append((0..3).map(upload));
-    let fault = Some(RecordingFault::Corrupt(10, Code::DataLoss));
+    // What Teleport says of a broken file.
+    let fault = Some(RecordingFault::Corrupt(10, Code::InvalidArgument));
     let until_ten = |place, event: &Value| place < 10 && is_no_print(place, event);
     rig.record(&name(0), &recorded(0, 30), fault, until_ten);
     let fault = Some(RecordingFault::Corrupt(0, Code::Unknown));

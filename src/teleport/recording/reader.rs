@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::checkpoint::{Filled, Gap, Recorded, Recording, RecordingEnd, RecordingStep, Step};
+use crate::checkpoint::{Filled, Gap, Recording, RecordingEnd, RecordingStep, Step};
 use crate::document::member;
 use crate::event::AuditEvent;
 use crate::output::Chain;
@@ -29,7 +29,8 @@ const PAGE_AGE: Duration = Duration::from_millis(100);
 /// round.
 const TRIES: u32 = 3;
 
-/// A recording that is not for us leaves its place to others for so long at the most.
+/// A recording that is not for us leaves its place to others for so long at first and at the most.
+const DENIED_FIRST: Duration = Duration::from_secs(5);
 const DENIED_MOST: Duration = Duration::from_secs(300);
 
 pub(super) struct Reader<'c> {
@@ -94,13 +95,12 @@ impl<'c> Reader<'c> {
                 Remedy::NotFound => return self.not_there().await,
                 // A server without the call is no reason to give recordings up either.
                 Remedy::Hold | Remedy::Unknown => return self.denied(failed).await,
-                Remedy::Invalid if self.recording.next_index > 0 => {
-                    self.recording.next_index = 0;
-                    self.recording.recorded = Recorded::default();
-                }
+                // So servers call what is wrong with a recording, too.
                 Remedy::Invalid | Remedy::Retry => {}
             }
-            self.failures += 1;
+            if !failed.is_too_much() {
+                self.failures += 1;
+            }
             if self.failures >= TRIES {
                 // A server that fails everywhere is not at odds with one recording.
                 if context.client.ping().await.is_ok() && !context.stop.is_cancelled() {
@@ -132,7 +132,7 @@ impl<'c> Reader<'c> {
 
     async fn broken(mut self, failed: &CallError) -> Result<Read, SourceError> {
         self.recording.failures += 1;
-        if !Patience::is_unreadable(self.recording.failures) {
+        if !self.patience.is_unreadable(self.recording.failures) {
             return self.try_again().await;
         }
         let detail = format!(
@@ -153,8 +153,8 @@ impl<'c> Reader<'c> {
 
     /// Not a failure of the recording's: it never becomes a gap by this.
     async fn denied(self, failed: CallError) -> Result<Read, SourceError> {
-        let pause = Patience::Long.pause(self.recording.readings + 1);
-        let due_ms = due_in(pause.min(DENIED_MOST));
+        let doublings = self.recording.readings.min(10);
+        let due_ms = due_in((DENIED_FIRST * (1 << doublings)).min(DENIED_MOST));
         let page = self.page();
         Ok(
             match self.end(page, RecordingEnd::Again { due_ms }).await? {
