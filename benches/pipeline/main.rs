@@ -17,6 +17,7 @@ mod elasticsearch;
 mod gzip;
 mod latency;
 mod program;
+mod recordings;
 mod relay;
 mod replay;
 mod servers;
@@ -43,9 +44,11 @@ start          from the program's start to the first acknowledged document
 documents      key order and id: size on disk, rate, and Elasticsearch's CPU
 templates      the template of Teleport's guide and ours: size on disk
 gzip           levels: size and time
+recordings     peak memory with RECORDINGS session recordings and a tenth of them, into a sink
 soak           [MINUTES] at full speed while both ends break all the time
 
-EVENTS is 1000000 if not given, TURNS 5, MINUTES 30. All but sink, gzip and soak need a JDK and Maven, all need Go:
+EVENTS is 1000000 if not given, TURNS 5, RECORDINGS 10000, MINUTES 30. All but
+sink, recordings, gzip and soak need a JDK and Maven, all need Go:
 see tests/elasticsearch/README.md and tests/faketeleport/README.md.";
 
 fn main() -> Result<()> {
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
         Some("documents") => documents::measure(events, turns),
         Some("templates") => templates::measure(events, turns),
         Some("gzip") => gzip::measure(events),
+        Some("recordings") => recordings::memory(number(1, 10_000)?),
         Some("soak") => soak::soak(number(1, 30)?.try_into()?),
         None => {
             println!("{USAGE}");

@@ -36,10 +36,15 @@ pub(crate) struct Route<'a> {
 /// Days before today from whose start everything is read; the logs made here are shorter.
 const DAYS_BACK: u64 = 10;
 
-/// Reads the whole log once, with an empty state.
+/// Reads the whole log once, with an empty state, and no recordings.
 pub(crate) fn run(route: &Route<'_>) -> Result<Cost> {
+    run_with(route, "sessions = false")
+}
+
+/// The same with other lines about recordings.
+pub(crate) fn run_with(route: &Route<'_>, sessions: &str) -> Result<Cost> {
     let folder = tempfile::tempdir()?;
-    let config = write_config(folder.path(), route)?;
+    let config = write_config(folder.path(), route, sessions)?;
     let began = Instant::now();
     let mut child = Command::new(program())
         .arg("--config")
@@ -71,7 +76,7 @@ pub(crate) fn program() -> &'static str {
 }
 
 /// Writes a configuration whose state lies beside it.
-pub(crate) fn write_config(folder: &Path, route: &Route<'_>) -> Result<PathBuf> {
+fn write_config(folder: &Path, route: &Route<'_>, sessions: &str) -> Result<PathBuf> {
     let start: DateTime<Utc> = Utc::now()
         .checked_sub_days(Days::new(DAYS_BACK))
         .context("today is after 1970")?
@@ -80,7 +85,7 @@ pub(crate) fn write_config(folder: &Path, route: &Route<'_>) -> Result<PathBuf> 
         .and_utc();
     let path = folder.join("config.toml");
     let text = format!(
-        "storage = {:?}\nstart-time = \"{}\"\nsessions = false\n[teleport]\naddr = {:?}\nidentity = {:?}\n\
+        "storage = {:?}\nstart-time = \"{}\"\n{sessions}\n[teleport]\naddr = {:?}\nidentity = {:?}\n\
          [forward.elasticsearch]\nhosts = [\"http://{}\"]\n{}\n",
         folder.join("state"),
         start.to_rfc3339(),
