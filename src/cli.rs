@@ -91,8 +91,8 @@ const EVERY_GROUP: &[Group] = &[
     Group::Install,
     Group::Limits,
     Group::Logging,
+    Group::Listening,
     Group::Locks,
-    Group::Later,
 ];
 
 /// A backfill takes its range from the command, and does not poll.
@@ -107,7 +107,12 @@ const BACKFILL_GROUPS: &[Group] = &[
 ];
 
 const INSTALL_GROUPS: &[Group] = &[Group::Elasticsearch, Group::Install, Group::Logging];
-const STATUS_GROUPS: &[Group] = &[Group::State, Group::Elasticsearch, Group::Logging];
+const STATUS_GROUPS: &[Group] = &[
+    Group::State,
+    Group::Elasticsearch,
+    Group::Logging,
+    Group::Listening,
+];
 const DEMO_GROUPS: &[Group] = &[Group::Logging];
 
 /// Reads the command line; the first argument is the program's own name.

@@ -218,7 +218,7 @@ async fn dispatch(
             Box::pin(dead_letters::dead_letters(config, command, &shutdown)).await
         }
         Command::State(command) => state::state(&config, &command),
-        Command::Status { json, share: None } => status::status(&config, json),
+        Command::Status { json, share: None } => status::status(&config, json).await,
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
         Command::Demo(demo) => Box::pin(demo::demo(demo, &shutdown)).await,
         Command::Completions(_) | Command::ManPages(_) => {

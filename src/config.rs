@@ -15,6 +15,7 @@ pub mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod keys;
+pub mod listen;
 pub mod mistakes;
 mod nearest;
 mod quantity;
@@ -37,6 +38,7 @@ pub use self::auth::{Auth, AuthFile, AuthFileError};
 pub use self::ca_fingerprint::CaFingerprint;
 pub use self::event_filter::{EventFilter, TypeSet};
 pub use self::forward::{ClientCertificate, ElasticsearchConfig, InstallConfig, OldDays};
+pub use self::listen::{ListenConfig, ListenTls};
 pub use self::mistakes::{Mistake, Mistakes, Warning};
 pub use self::show::Effective;
 pub use self::sources::Raw;
@@ -89,6 +91,8 @@ pub struct Config {
     pub blocked_bytes: u64,
     /// What the program says while it runs.
     pub log: LogConfig,
+    /// Where status page, metrics and health are served, if anywhere.
+    pub listen: Option<ListenConfig>,
     /// How to reach Teleport; present if needed or complete.
     pub teleport: Option<TeleportConfig>,
     /// How to reach Elasticsearch; present if needed or if it names a host.
@@ -193,7 +197,6 @@ impl Config {
         }
         let mut resolver = Resolver::new(raw);
         let r = &mut resolver;
-        refuse_later_features(r);
         let storage = r.optional(&keys::STORAGE, values::path);
         if needs.storage && !r.is_set(&keys::STORAGE) {
             r.missing(&keys::STORAGE, "name a directory for the state file");
@@ -237,6 +240,7 @@ impl Config {
                 format: r.value(&keys::LOG_FORMAT, log_format),
                 level: r.value(&keys::LOG_LEVEL, values::log_level),
             },
+            listen: listen::resolve(r),
             teleport: teleport::resolve(r, needs.teleport),
             elasticsearch: forward::resolve(r, needs.elasticsearch),
             limits,
@@ -359,17 +363,6 @@ fn limits_of(resolver: &mut Resolver, counts: [&keys::Key; 2], bytes: &keys::Key
 fn limit(resolver: &mut Resolver, key: &keys::Key) -> Option<NonZeroU32> {
     let number = resolver.optional(key, values::integer(1, u32::MAX))?;
     NonZeroU32::new(number)
-}
-
-/// Keys that the program knows so that a shared or older file is understood, but whose features it
-/// lacks. To accept them in silence would promise what does not happen.
-fn refuse_later_features(resolver: &mut Resolver) {
-    if resolver.is_set(&keys::LISTEN_ADDR) {
-        resolver.wrong(
-            &keys::LISTEN_ADDR,
-            "status page, metrics and health are not supported by this version; remove it",
-        );
-    }
 }
 
 #[cfg(test)]

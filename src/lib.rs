@@ -2,8 +2,8 @@
 //!
 //! The modules in reading order: what the user says ([`cli`], [`config`]), what the program does
 //! with it ([`commands`]), the walk of one event ([`teleport`] → [`event`] → [`document`] →
-//! [`pipeline`] → [`elastic`] → [`checkpoint`]), and what serves all of them ([`output`],
-//! [`secret`], [`shutdown`], [`telemetry`]). [`demo`] holds stand-ins for both ends,
+//! [`pipeline`] → [`elastic`] → [`checkpoint`]), what is shown of it ([`observer`]), and
+//! what serves all of them ([`output`], [`secret`], [`shutdown`], [`telemetry`]). [`demo`] holds stand-ins for both ends,
 //! [`event_handler`] reads what its users come over with.
 //!
 //! `ARCHITECTURE.md` tells why it is built this way.
@@ -25,6 +25,8 @@ pub mod pipeline;
 pub mod elastic;
 
 pub mod checkpoint;
+
+pub mod observer;
 
 pub mod demo;
 

@@ -1,6 +1,9 @@
 //! What the program tells about itself while it runs: counters and the log.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+mod end;
+mod stats;
+
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,50 +16,10 @@ use tracing_subscriber::{Layer, Registry, reload};
 use crate::config::{LogConfig, LogFormat};
 use crate::output;
 
-/// Counters of one run, since the process started. Cheap to write, read by progress bars and the
-/// minute's log line.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Events that came from Teleport, filtered ones included.
-    pub events: AtomicU64,
-    /// Events that filters took out.
-    pub filtered: AtomicU64,
-    /// Documents stored.
-    pub created: AtomicU64,
-    /// Those of them that were stored in safe form, having been refused as they were.
-    pub safe_form: AtomicU64,
-    /// Documents that were there already.
-    pub already_there: AtomicU64,
-    /// Documents refused and kept.
-    pub dead_letters: AtomicU64,
-    /// Spans that could not be read.
-    pub gaps: AtomicU64,
-    /// Bytes of the documents stored.
-    pub document_bytes: AtomicU64,
-    /// Everything before this is settled, ms since 1970; 0: not known yet.
-    pub position_ms: AtomicI64,
-    /// Documents that wait because their index is blocked.
-    pub blocked: AtomicU64,
-    /// Until when our certificate for Teleport holds, ms since 1970; 0: not known yet.
-    pub certificate_end_ms: AtomicI64,
-}
-
-impl Stats {
-    /// Adds to a counter.
-    pub fn add(counter: &AtomicU64, n: u64) {
-        counter.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// Reads a counter.
-    pub fn get(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-
-    /// Documents that have settled.
-    pub fn settled(&self) -> u64 {
-        Self::get(&self.created) + Self::get(&self.already_there) + Self::get(&self.dead_letters)
-    }
-}
+pub use self::end::{End, Standing};
+pub use self::stats::{
+    BulkRequest, DURATION_BOUNDS, Durations, HeldUp, RequestOutcome, RequestOutcomes, Stats,
+};
 
 /// Sends the log to stderr from here on, as text for people or JSON for machines.
 ///

@@ -15,7 +15,7 @@ use super::{Checkpoint, CheckpointError, left_out, now_ms, unsigned};
 const LATE_CHUNKS_MS: i64 = 6 * 3_600_000;
 
 /// The number of a run in its state file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub(super) i64);
 
 impl fmt::Display for RunId {

@@ -14,7 +14,7 @@ use super::{Checkpoint, CheckpointError, blocked, dead_letter, left_out, unsigne
 const NEWEST_GAPS: u32 = 5;
 
 /// The state file in short, as of one moment. Times are milliseconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The cluster it belongs to; `None` if nothing was ever started.
     pub cluster: Option<String>,

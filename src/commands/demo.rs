@@ -10,6 +10,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::Checkpoint;
 use crate::cli::{Demo, DemoApi, DemoPart};
 use crate::commands::backfill::show_progress;
+use crate::commands::start::watch;
 use crate::commands::transfer::{
     Patience, Transfer, beside, reach_elasticsearch, reach_teleport, reading,
 };
@@ -132,7 +134,7 @@ pub(super) async fn demo(demo: Demo, shutdown: &Shutdown) -> Result<Exit, Failur
         if place == 0 {
             install_into(&config, stop).await?;
         }
-        let Some(moved) = move_all(&config, api, true, stop).await? else {
+        let Some(moved) = Box::pin(move_all(&config, api, true, stop)).await? else {
             return Ok(Exit::Failed);
         };
         let (created, already_there) = if place == 0 {
@@ -217,6 +219,7 @@ async fn move_all(
     let mut reading = reading(config, run.from_ms);
     reading.exit_on_last_event = is_closed;
     let stats = Arc::new(Stats::default());
+    stats.position_ms.store(run.position_ms, Ordering::Relaxed);
     let began = Instant::now();
     let transfer = Transfer {
         config: config.clone(),
@@ -237,7 +240,13 @@ async fn move_all(
         );
         beside(work, bar).await?
     } else {
-        beside(work, crate::telemetry::report_each_minute(&stats)).await?
+        let storage = config.storage.as_ref().expect("it was asked for");
+        let (watching, page) = watch(config, storage, &stats).await?;
+        if let Some(page) = page {
+            output::note(format_args!("look:  {page} in a browser"));
+        }
+        let reporting = crate::telemetry::report_each_minute(&stats);
+        Box::pin(beside(beside(work, reporting), watching)).await?
     };
     let settled = stats.settled();
     let seconds = began.elapsed().as_secs_f64();
@@ -266,7 +275,9 @@ async fn move_all(
 
 /// Follows the log until stopped.
 async fn follow(config: &Config, stop: &CancellationToken) -> Result<(), Failure> {
-    move_all(config, DemoApi::Both, false, stop).await.map(drop)
+    Box::pin(move_all(config, DemoApi::Both, false, stop))
+        .await
+        .map(drop)
 }
 
 /// Emits a few events twice a second until stopped.

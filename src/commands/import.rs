@@ -11,6 +11,7 @@ use crate::commands::Failure;
 use crate::commands::transfer::{Patience, reach};
 use crate::config::Config;
 use crate::event_handler::state::{ExportDay, HandlerState, Place};
+use crate::telemetry::End;
 use crate::teleport::client::Client;
 use crate::teleport::left_off::{LeftOff, LocateError};
 
@@ -37,6 +38,7 @@ pub(super) async fn take_over(
     config: &Config,
     client: &Client,
     checkpoint: &Checkpoint,
+    end: &End,
     stop: &CancellationToken,
 ) -> Result<bool, Failure> {
     let directory = state.directory.display().to_string();
@@ -53,7 +55,7 @@ pub(super) async fn take_over(
                 .to_owned(),
         ));
     }
-    let Some(mut import) = place_of(state, config, client, stop).await? else {
+    let Some(mut import) = place_of(state, config, client, end, stop).await? else {
         return Ok(false);
     };
     let recordings = state.recordings.iter().map(|(session, recording)| {
@@ -89,6 +91,7 @@ async fn place_of(
     state: &HandlerState,
     config: &Config,
     client: &Client,
+    end: &End,
     stop: &CancellationToken,
 ) -> Result<Option<Import>, Failure> {
     let start_ms = state.start.timestamp() * 1000;
@@ -115,7 +118,7 @@ async fn place_of(
     let to_ms = (Utc::now() + TimeDelta::days(1)).timestamp_millis();
     let locate = async || left_off.locate(client, to_ms).await;
     let passes = LocateError::is_transient;
-    let found = reach(Patience::Endless, stop, locate, passes).await?;
+    let found = reach(Patience::Endless(end), stop, locate, passes).await?;
     Ok(found.map(|place| Import {
         from_ms: place.from_ms,
         start_ms,

@@ -34,7 +34,7 @@ pub(super) async fn first_to_write(
     client: &Client,
     config: &ElasticsearchConfig,
     span: Range<i64>,
-    patience: Patience,
+    patience: Patience<'_>,
     stop: &CancellationToken,
 ) -> Result<Option<i64>, Failure> {
     let settings = install::settings(config);

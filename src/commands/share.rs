@@ -31,6 +31,7 @@ use crate::output;
 use crate::share::worker::{Ended, Finish, Next, Rules, Worker};
 use crate::share::{Share, ShareState};
 use crate::shutdown::Shutdown;
+use crate::telemetry::End;
 use crate::teleport::client as teleport;
 use crate::teleport::client::Remedy;
 
@@ -210,7 +211,9 @@ async fn patiently<T>(
     stop: &CancellationToken,
     attempt: impl AsyncFn() -> Result<T, WorkError>,
 ) -> Result<Option<T>, Failure> {
-    reach(Patience::Endless, stop, attempt, WorkError::is_transient).await
+    let end = End::default();
+    let patience = Patience::Endless(&end);
+    reach(patience, stop, attempt, WorkError::is_transient).await
 }
 
 /// Days for an export, which lists chunks by day; windows for a search.

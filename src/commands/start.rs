@@ -1,8 +1,14 @@
 //! `start`: follows the audit log for ever.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock, Run};
@@ -10,15 +16,23 @@ use crate::cli::Start;
 use crate::commands::import;
 use crate::commands::new_position::NewPosition;
 use crate::commands::old_days::first_to_write;
+use crate::commands::status::identity_value;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
 use crate::commands::{Exit, Failure};
 use crate::config::Config;
+use crate::event_handler::state::HandlerState;
+use crate::observer::{Identity, ListenError, Observer, Server};
+use crate::output::Chain;
 use crate::pipeline::Summary;
 use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry::{self, Stats};
 use crate::teleport::audit_log::Sent;
+use crate::teleport::identity::Credentials;
+
+/// What stands still for so long does not move by itself: single requests may take a minute.
+const STALL_AFTER: Duration = Duration::from_mins(5);
 
 pub(super) async fn start(
     config: Config,
@@ -48,11 +62,59 @@ pub(super) async fn start(
     };
     let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
     let new_position = new_position.transpose()?;
-    let Some((client, _)) = reach_teleport(&config, Patience::Endless, stop).await? else {
+    let stats = Arc::new(Stats::default());
+    let watching = match &config.storage {
+        Some(storage) if !dry_run => Some(watch(&config, storage, &stats).await?.0),
+        _ => None,
+    };
+    let work = Box::pin(follow(
+        config,
+        checkpoint,
+        stats,
+        reload,
+        Order {
+            exit_on_last_event,
+            dry_run,
+            left_off,
+            new_position,
+        },
+        stop,
+    ));
+    match watching {
+        Some(watching) => beside(work, watching).await,
+        None => work.await,
+    }
+}
+
+/// What the command line asks for.
+struct Order {
+    exit_on_last_event: bool,
+    dry_run: bool,
+    left_off: Option<HandlerState>,
+    new_position: Option<NewPosition>,
+}
+
+async fn follow(
+    config: Config,
+    checkpoint: Checkpoint,
+    stats: Arc<Stats>,
+    reload: Reload,
+    order: Order,
+    stop: &CancellationToken,
+) -> Result<Exit, Failure> {
+    let Order {
+        exit_on_last_event,
+        dry_run,
+        left_off,
+        new_position,
+    } = order;
+    let Some((client, _)) =
+        reach_teleport(&config, Patience::Endless(&stats.teleport), stop).await?
+    else {
         return Ok(Exit::Done);
     };
     if let Some(state) = &left_off
-        && !import::take_over(state, &config, &client, &checkpoint, stop).await?
+        && !import::take_over(state, &config, &client, &checkpoint, &stats.teleport, stop).await?
     {
         return Ok(Exit::Done);
     }
@@ -63,6 +125,7 @@ pub(super) async fn start(
         let imported_ms = imported.as_ref().map(|imported| imported.start_ms);
         say_where_it_starts(&config, &run, is_first, imported_ms)?;
     }
+    stats.position_ms.store(run.position_ms, Ordering::Relaxed);
     let mut reading = reading(&config, run.from_ms);
     if let Some(imported) = imported {
         reading.sent = Sent::new(run.from_ms, imported.sent);
@@ -71,7 +134,6 @@ pub(super) async fn start(
     if !dry_run {
         reading.lock.clone_from(&config.lock);
     }
-    let stats = Arc::new(Stats::default());
     let elasticsearch = config.elasticsearch.clone();
     let mut transfer = Transfer {
         config,
@@ -89,7 +151,8 @@ pub(super) async fn start(
         }
     } else {
         let elasticsearch = elasticsearch.expect("the command needs it");
-        let reached = reach_elasticsearch(&elasticsearch, Patience::Endless, stop).await?;
+        let patience = Patience::Endless(&stats.elasticsearch);
+        let reached = reach_elasticsearch(&elasticsearch, patience, stop).await?;
         let Some((client, _)) = reached else {
             return Ok(Exit::Done);
         };
@@ -97,11 +160,12 @@ pub(super) async fn start(
         let begin_ms = new_position.as_ref().map(NewPosition::to_ms);
         let begin_ms = begin_ms.unwrap_or(transfer.run.position_ms);
         let span = begin_ms..Utc::now().timestamp_millis();
-        let patience = Patience::Endless;
         let first = first_to_write(&client, &elasticsearch, span, patience, stop).await?;
         // Not before it is known that these days may be written.
         if let Some(new_position) = new_position {
             new_position.take(&mut transfer)?;
+            let position_ms = transfer.run.position_ms;
+            stats.position_ms.store(position_ms, Ordering::Relaxed);
         }
         if let Some(first_ms) = first {
             transfer.leave_out_before(first_ms)?;
@@ -118,6 +182,57 @@ pub(super) async fn start(
         "ended"
     );
     Ok(end(summary))
+}
+
+/// What watches the run, and shows it to whoever asks; and where.
+pub(super) async fn watch(
+    config: &Config,
+    storage: &Path,
+    stats: &Arc<Stats>,
+) -> Result<(impl Future<Output = ()> + use<>, Option<String>), Failure> {
+    let stall_after = STALL_AFTER.max(config.poll_interval * 3);
+    let listen = config.listen.as_ref();
+    let shows_payloads = listen.is_some_and(|listen| listen.shows_payloads);
+    let observer = Observer::new(
+        stats.clone(),
+        storage,
+        stall_after,
+        shows_payloads,
+        identity(config),
+    );
+    let server = match listen {
+        None => None,
+        Some(listen) => match Server::bind(listen, observer.clone()).await {
+            Ok(server) => Some(server),
+            // Another program may have it, and events matter more.
+            Err(taken @ ListenError::Address { .. }) if listen.is_default => {
+                warn!("going on without a status page: {}", Chain(&taken));
+                None
+            }
+            Err(unusable @ ListenError::Certificate(_)) => {
+                return Err(Failure::Unusable(unusable.into()));
+            }
+            Err(failed) => return Err(failed.into()),
+        },
+    };
+    let url = server.as_ref().map(Server::url);
+    let watching = async move {
+        // Dropped with the rest.
+        let mut serving = JoinSet::new();
+        if let Some(server) = server {
+            serving.spawn(server.serve());
+        }
+        observer.watch().await;
+    };
+    Ok((watching, url))
+}
+
+fn identity(config: &Config) -> Identity {
+    let paths = config.teleport.as_ref().map(|t| t.credentials.clone());
+    Identity(Box::new(move || match &paths {
+        Some(paths) => identity_value(&Credentials::load(paths)),
+        None => Value::Null,
+    }))
 }
 
 /// A run that was stopped has done its duty if everything in flight has settled.

@@ -3,37 +3,101 @@
 use std::ops::Range;
 use std::path::Path;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::Utc;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Holder, Role, RoleLock, RunKind, RunSummary, Summary};
 use crate::commands::{Exit, Failure, old_days};
 use crate::config::Config;
+use crate::observer::{asked, picture};
 use crate::output::{self, Chain};
 use crate::teleport::identity::{Credentials, IdentityError};
 
-pub(super) fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
+pub(super) use crate::observer::picture::time;
+
+pub(super) async fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
     let storage = config.storage.as_ref().expect("the command needs it");
     let checkpoint =
         Checkpoint::open_existing_read_only(storage)?.ok_or_else(|| no_state(storage))?;
     let summary = checkpoint.summary()?;
     let daemon = RoleLock::holder(storage, &Role::Daemon)?;
+    let live = match &daemon {
+        Some(holder) => Some(ask(config, holder).await),
+        None => None,
+    };
     let now_ms = Utc::now().timestamp_millis();
     let identity = config.teleport.as_ref();
     let identity = identity.map(|teleport| Credentials::load(&teleport.credentials));
     let text = if as_json {
-        let mut value = as_value(&summary, daemon.as_ref(), now_ms);
-        value["identity"] = identity.as_ref().map_or(Value::Null, identity_value);
+        let value = match live {
+            Some(Ok(picture)) => picture,
+            _ => {
+                let identity = identity.as_ref().map_or(Value::Null, identity_value);
+                picture::of_state(&summary, daemon.as_ref(), identity, now_ms)
+            }
+        };
         serde_json::to_string_pretty(&value)?
     } else {
         let mut text = as_text(&summary, daemon.as_ref(), now_ms);
         if let Some(identity) = &identity {
             text += &format!("\nidentity       {}", identity_words(identity));
         }
+        match live {
+            None => {}
+            Some(Ok(picture)) => {
+                for line in live_lines(&picture) {
+                    text += "\n";
+                    text += &line;
+                }
+            }
+            Some(Err(why)) => text += &format!("\nnow            cannot be asked: {why}"),
+        }
         text
     };
     output::data(text)?;
     Ok(Exit::Done)
+}
+
+/// Asks the daemon that has the lock.
+async fn ask(config: &Config, holder: &Holder) -> Result<Value, String> {
+    let Some(listen) = &config.listen else {
+        return Err("listen.addr is off".to_owned());
+    };
+    let picture = asked::ask(listen).await?;
+    if picture["daemon"]["pid"].as_u64() == holder.pid.map(u64::from) {
+        Ok(picture)
+    } else {
+        Err(format!("at {}: another daemon answers", listen.addr))
+    }
+}
+
+/// What only the running daemon knows.
+fn live_lines(picture: &Value) -> Vec<String> {
+    let live = &picture["live"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let rates = live["history"]["per_second"].as_array();
+    let rate = rates
+        .and_then(|rates| rates.last()?.as_f64())
+        .unwrap_or(0.0);
+    let flight = &live["in_flight"];
+    let mut lines = vec![
+        format!("now            {}", text(&picture["state"])),
+        format!(
+            "  {rate:.0} documents/s, {} documents and {} requests in flight",
+            flight["documents"], flight["requests"]
+        ),
+    ];
+    for held in live["held_up"].as_array().into_iter().flatten() {
+        let (index, since) = (text(&held["index"]), text(&held["since"]));
+        let (what, mend) = (text(&held["what"]), text(&held["mend"]));
+        let mend = if mend.is_empty() {
+            mend
+        } else {
+            format!("; {mend}")
+        };
+        lines.push(format!("  held up: {index} since {since}: {what}{mend}"));
+    }
+    lines
 }
 
 /// Whose the files are now, and until when: the daemon itself may still have those before.
@@ -52,7 +116,7 @@ fn identity_words(identity: &Result<Credentials, IdentityError>) -> String {
     }
 }
 
-fn identity_value(identity: &Result<Credentials, IdentityError>) -> Value {
+pub(super) fn identity_value(identity: &Result<Credentials, IdentityError>) -> Value {
     match identity {
         Err(unusable) => json!({"error": Chain(unusable).to_string()}),
         Ok(credentials) => json!({
@@ -68,13 +132,6 @@ pub(super) fn no_state(storage: &Path) -> Failure {
         "there is no state in {}: nothing has been started with this storage",
         storage.display()
     ))
-}
-
-pub(super) fn time(ms: i64) -> String {
-    DateTime::from_timestamp_millis(ms).map_or_else(
-        || ms.to_string(),
-        |time| time.to_rfc3339_opts(SecondsFormat::Secs, true),
-    )
 }
 
 fn as_text(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> String {
@@ -212,69 +269,4 @@ pub(super) fn safe_form_words(count: u64) -> String {
         0 => String::new(),
         count => format!(" ({count} in safe form)"),
     }
-}
-
-fn as_value(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> Value {
-    let runs = summary.runs.iter().map(|run| {
-        let counts = &run.counts;
-        let (kind, to) = match &run.kind {
-            RunKind::Daemon => ("daemon", None),
-            RunKind::Backfill { to_ms, .. } => ("backfill", Some(time(*to_ms))),
-        };
-        let lag = (kind == "daemon").then(|| (now_ms - run.position_ms) / 1000);
-        let [left_out, skipped] = [&run.left_out, &run.skipped].map(|spans| {
-            let spans = spans.iter();
-            let spans = spans.map(|span| json!({"from": time(span.start), "to": time(span.end)}));
-            spans.collect::<Vec<_>>()
-        });
-        json!({
-            "kind": kind,
-            "from": time(run.from_ms),
-            "to": to,
-            "api": run.mode.map(|mode| mode.as_str()),
-            "position": time(run.position_ms),
-            "lag_seconds": lag,
-            "finished": run.finished,
-            "events": counts.events,
-            "filtered": counts.filtered,
-            "created": counts.created,
-            "safe_form": counts.safe_form,
-            "already_there": counts.already_there,
-            "dead_letters": counts.dead_letters,
-            "document_bytes": counts.document_bytes,
-            "open_windows": run.open_windows,
-            "open_chunks": run.open_chunks,
-            "recordings": {"read": run.recordings, "open": run.open_recordings,
-                "failed": run.failed_recordings},
-            "gaps": run.gaps,
-            "left_out": left_out,
-            "skipped": skipped,
-            "updated": time(run.updated_ms),
-        })
-    });
-    let gaps = summary.newest_gaps.iter().map(|found| {
-        let gap = &found.gap;
-        json!({"reason": gap.reason, "from": time(gap.from_ms), "to": time(gap.to_ms),
-            "detail": gap.detail})
-    });
-    let blocked = &summary.blocked;
-    let by_index: serde_json::Map<String, Value> = blocked
-        .by_index
-        .iter()
-        .map(|(index, n)| (index.clone(), (*n).into()))
-        .collect();
-    let letters = &summary.dead_letters;
-    let by_type: serde_json::Map<String, Value> = letters
-        .by_error_type
-        .iter()
-        .map(|(kind, n)| (kind.clone(), (*n).into()))
-        .collect();
-    json!({
-        "cluster": summary.cluster,
-        "daemon": daemon.map(|Holder { pid, host }| json!({"pid": pid, "host": host})),
-        "runs": runs.collect::<Vec<_>>(),
-        "gaps": {"count": summary.gaps, "closed": summary.closed_gaps, "newest": gaps.collect::<Vec<_>>()},
-        "blocked": {"count": blocked.count, "bytes": blocked.bytes, "by_index": by_index},
-        "dead_letters": {"count": letters.count, "bytes": letters.bytes, "by_error_type": by_type},
-    })
 }

@@ -23,15 +23,15 @@ use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
 use crate::shutdown::Reload;
-use crate::telemetry::Stats;
+use crate::telemetry::{self, Stats};
 use crate::teleport::audit_log::{AuditLog, Reading, Sent};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
 
 /// What to do when an end cannot be reached at the start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
-    /// Try for ever: a daemon may start before the servers do.
-    Endless,
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience<'a> {
+    /// Try for ever, as a daemon may start before the servers do, and say here how it goes.
+    Endless(&'a telemetry::End),
     /// Say so and end.
     None,
 }
@@ -42,7 +42,7 @@ const READ_AHEAD_BYTES: usize = 8 << 20;
 /// Reads the credentials and proves the connection to Teleport. `None`: told to stop.
 pub(super) async fn reach_teleport(
     config: &Config,
-    patience: Patience,
+    patience: Patience<'_>,
     stop: &CancellationToken,
 ) -> Result<Option<(teleport::Client, teleport::Server)>, Failure> {
     let teleport = config.teleport.as_ref().expect("the command needs it");
@@ -68,7 +68,7 @@ pub(super) async fn reach_teleport(
 /// Proves the connection to Elasticsearch. `None`: told to stop.
 pub(super) async fn reach_elasticsearch(
     config: &ElasticsearchConfig,
-    patience: Patience,
+    patience: Patience<'_>,
     stop: &CancellationToken,
 ) -> Result<Option<(elastic::Client, elastic::Server)>, Failure> {
     let client =
@@ -79,7 +79,7 @@ pub(super) async fn reach_elasticsearch(
         failed.is_transient() || matches!(failed, ServerError::Unauthorized { .. })
     };
     let attempt = async || {
-        if patience == Patience::Endless {
+        if let Patience::Endless(_) = patience {
             client.look_again().await;
         }
         client.server().await
@@ -98,7 +98,7 @@ pub(super) async fn reach_elasticsearch(
 
 /// Makes attempts until one succeeds, or fails in a way that will not pass. `None`: told to stop.
 pub(super) async fn reach<T, E: Error + Send + Sync + 'static>(
-    patience: Patience,
+    patience: Patience<'_>,
     stop: &CancellationToken,
     attempt: impl AsyncFn() -> Result<T, E>,
     passes: impl Fn(&E) -> bool,
@@ -107,12 +107,19 @@ pub(super) async fn reach<T, E: Error + Send + Sync + 'static>(
     loop {
         let failed = match unless_stopped(stop, attempt()).await {
             None => return Ok(None),
-            Some(Ok(reached)) => return Ok(Some(reached)),
+            Some(Ok(reached)) => {
+                if let Patience::Endless(end) = patience {
+                    end.answered();
+                }
+                return Ok(Some(reached));
+            }
             Some(Err(failed)) => failed,
         };
-        if patience == Patience::None || !passes(&failed) {
-            return Err(Failure::Failed(failed.into()));
-        }
+        let end = match patience {
+            Patience::Endless(end) if passes(&failed) => end,
+            _ => return Err(Failure::Failed(failed.into())),
+        };
+        end.failed(&Chain(&failed).to_string());
         let pause = backoff.failed().wait;
         warn!(
             ?pause,

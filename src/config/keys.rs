@@ -102,10 +102,10 @@ pub enum Group {
     Limits,
     /// What the program says while it runs.
     Logging,
+    /// Where it is to be seen how it is doing.
+    Listening,
     /// When users are locked.
     Locks,
-    /// Keys of features which this version does not have.
-    Later,
 }
 
 impl Group {
@@ -120,8 +120,8 @@ impl Group {
             Self::Install => "Template and lifecycle policy",
             Self::Limits => "Limits",
             Self::Logging => "Logging",
+            Self::Listening => "Status page, metrics and health",
             Self::Locks => "Automatic locks",
-            Self::Later => "Not in this version",
         }
     }
 }
@@ -318,8 +318,17 @@ table! {
     BACKFILL_BYTES_PER_SECOND = key("limits.backfill.bytes-per-second", Kind::Bytes,
         Group::Limits, "The same for a backfill, in place of the one above");
 
-    LISTEN_ADDR = key("listen.addr", Kind::Text, Group::Later,
-        "Address of status page, metrics and health; refused for now");
+    LISTEN_ADDR = key("listen.addr", Kind::Text, Group::Listening,
+        "Address of status page, metrics and health, or off").default("127.0.0.1:9747");
+    LISTEN_TOKEN = key("listen.token", Kind::Secret, Group::Listening,
+        "What a client must show; needed where others than this machine can reach it");
+    LISTEN_CERT = key("listen.cert", Kind::Path, Group::Listening,
+        "Certificate to serve it with (PEM)");
+    LISTEN_KEY = key("listen.key", Kind::Path, Group::Listening, "Private key of listen.cert (PEM)");
+    LISTEN_HOSTS = key("listen.hosts", Kind::List, Group::Listening,
+        "Names by which browsers may call it, beside localhost");
+    LISTEN_SHOW_PAYLOADS = key("listen.show-payloads", Kind::Bool, Group::Listening,
+        "Let the status page show the documents of dead letters").default("false");
     LOCK_ENABLED = key("lock.enabled", Kind::Bool, Group::Locks,
         "Lock users after failed logins")
         .default("false").formerly(&["LOCKING_ENABLED"]);

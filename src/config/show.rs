@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::keys::{self, KEYS, Key, Kind};
+use super::keys::{KEYS, Key, Kind};
 use super::sources::{Raw, Setting, Value, quoted, toml_text};
 
 /// Every setting in effect, with its origin, without secrets. Its text is TOML.
@@ -29,8 +29,6 @@ impl Effective {
                     toml_text(&typed(key, &setting.value)),
                     setting.origin.to_string(),
                 ),
-                // A default says nothing where the feature is absent.
-                None if key.group == keys::Group::Later => return None,
                 None => {
                     let default = Value::Text(key.default?.to_owned());
                     (toml_text(&typed(key, &default)), "default".to_owned())

@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::keys::{Group, KEYS};
+use super::keys::KEYS;
 use super::sources::{FlagSetting, collect};
 use super::*;
 use crate::output::Chain;
@@ -332,7 +332,7 @@ for = "a while"
     DIR/config.toml:39: forward.elasticsearch.install.replicas = 1000: must be a whole number from 0 to 100, or auto
     DIR/config.toml:42: limits.teleport-requests-per-second = 0: must be a whole number from 1 to 4294967295
     DIR/config.toml:43: limits.bytes-per-second = "1TiB": must be from 1B to 4294967295B
-    DIR/config.toml:46: listen.addr: status page, metrics and health are not supported by this version; remove it
+    DIR/config.toml:46: listen.addr = ":8080": must be an IP address with a port (127.0.0.1:9747), or off
     DIR/config.toml:50: lock.for = "a while": must be a duration such as 200ms, 5s, 1h30m or 365d
     "#);
 }
@@ -644,6 +644,14 @@ dynamic = true
 teleport-requests-per-second = 10
 events-per-second = 5000
 bytes-per-second = "10MB"
+
+[listen]
+addr = "0.0.0.0:443"
+token = "hunter2"
+cert = "/page.crt"
+key = "/page.key"
+hosts = ["indexer.internal"]
+show-payloads = true
 "#;
     let config = Gate::new().config(text).needs(EVERYTHING).good();
     let without_origins = Config {
@@ -689,6 +697,25 @@ bytes-per-second = "10MB"
             format: Json,
             level: "info,h2=warn",
         },
+        listen: Some(
+            ListenConfig {
+                addr: 0.0.0.0:443,
+                is_default: false,
+                token: Some(
+                    [secret],
+                ),
+                tls: Some(
+                    ListenTls {
+                        cert: "/page.crt",
+                        key: "/page.key",
+                    },
+                ),
+                hosts: [
+                    "indexer.internal",
+                ],
+                shows_payloads: true,
+            },
+        ),
         teleport: Some(
             TeleportConfig {
                 addr: Address {
@@ -897,6 +924,10 @@ fn what_is_shown_is_what_is_in_effect() {
     refresh-interval = "5s"  # default
     dynamic = false  # default
 
+    [listen]
+    addr = "127.0.0.1:9747"  # default
+    show-payloads = false  # default
+
     [lock]
     enabled = false  # default
     failed-attempts-count = 3  # default
@@ -957,7 +988,7 @@ fn the_example_names_every_key_with_its_default() {
             lines.push((table, name, value));
         }
     }
-    for key in KEYS.iter().filter(|key| key.group != Group::Later) {
+    for key in KEYS {
         let (table, name) = key.place();
         let found = lines.iter().find(|line| (line.0, line.1) == (table, name));
         let (_, _, value) = found.unwrap_or_else(|| panic!("the example lacks {}", key.name));

@@ -228,6 +228,11 @@ impl Blocked {
         }
     }
 
+    /// How many indices documents wait for.
+    pub(super) fn indices(&self) -> usize {
+        self.indices.len()
+    }
+
     /// How many documents wait, not counting those under way in a probe.
     pub(super) fn documents(&self) -> u64 {
         let in_memory = |index: &Index| -> u64 {

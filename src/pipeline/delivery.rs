@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use self::refused::{give_up, in_safe_form};
@@ -21,6 +21,7 @@ use crate::pipeline::Sink;
 use crate::pipeline::batch::{Batch, BatchLimits, Operation};
 use crate::pipeline::progress::PageNumber;
 use crate::pipeline::retry::{Backoff, Failure};
+use crate::telemetry::{BulkRequest, RequestOutcome, Stats};
 
 /// What a sink says after one attempt at a bulk request.
 #[derive(Debug)]
@@ -50,6 +51,17 @@ pub enum Outcome {
     Refused(Refusal),
     /// Not stored until somebody does something about its index, the privileges or the cluster.
     Blocked(Fault),
+}
+
+impl Attempt {
+    fn outcome(&self) -> RequestOutcome {
+        match self {
+            Self::AllCreated | Self::Items(_) => RequestOutcome::Answered,
+            Self::TooLarge(_) => RequestOutcome::Halved,
+            Self::Transient(_) => RequestOutcome::Transient,
+            Self::Blocked(_) => RequestOutcome::Blocked,
+        }
+    }
 }
 
 /// Why an attempt failed, in words that may be logged: no part of any document.
@@ -126,6 +138,8 @@ pub struct Delivered {
     pub dead_letters: Vec<(String, String)>,
     /// Bytes of the documents that were created.
     pub document_bytes: u64,
+    /// When the newest event of the documents that are stored took place, ms since 1970.
+    pub newest_ms: Option<i64>,
     /// Documents that cannot be stored for now, by index, and why.
     pub blocked: BTreeMap<Arc<str>, Held>,
     /// The index that the batch was to try out.
@@ -159,6 +173,11 @@ impl Delivered {
         self.created += 1;
         self.safe_form += u64::from(operation.is_safe_form);
         self.document_bytes += (operation.end - operation.source_start - 1) as u64;
+        self.stored(operation);
+    }
+
+    fn stored(&mut self, operation: &Operation) {
+        self.newest_ms = self.newest_ms.max(Some(operation.time_ms));
         self.settle(operation.page);
     }
 
@@ -186,6 +205,8 @@ pub struct Delivery<K> {
     pub in_flight: InFlight,
     /// How many documents one request takes from the state file.
     pub limits: BatchLimits,
+    /// Where to count.
+    pub stats: Arc<Stats>,
 }
 
 /// The first and the longest pause before a failed request is sent again.
@@ -230,11 +251,7 @@ impl<K: Sink> Delivery<K> {
                 continue;
             }
             let mut again = None;
-            match self
-                .sink
-                .send(part.body.clone(), part.operations.len())
-                .await
-            {
+            match self.send(&part).await {
                 Attempt::AllCreated => {
                     for operation in &part.operations {
                         delivered.created(operation);
@@ -327,12 +344,41 @@ impl<K: Sink> Delivery<K> {
         delivered
     }
 
+    /// One attempt, counted.
+    async fn send(&self, part: &Batch) -> Attempt {
+        let Stats {
+            in_flight_requests,
+            elasticsearch,
+            ..
+        } = &*self.stats;
+        in_flight_requests.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        let (documents, bytes) = (part.operations.len(), part.body.len());
+        let attempt = self.sink.send(part.body.clone(), documents).await;
+        in_flight_requests.fetch_sub(1, Ordering::Relaxed);
+        self.stats.note_request(BulkRequest {
+            ended_ms: chrono::Utc::now().timestamp_millis(),
+            documents,
+            bytes,
+            duration: began.elapsed(),
+            outcome: attempt.outcome(),
+        });
+        match &attempt {
+            Attempt::Transient(fault) | Attempt::Blocked(fault) => {
+                elasticsearch.failed(&fault.what)
+            }
+            _ => elasticsearch.answered(),
+        }
+        attempt
+    }
+
     /// Notes a failure that passes by itself, and says so.
     fn failed(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) -> Failure {
         if fault.overloaded {
             self.in_flight.shrink();
         }
         let failure = backoff.failed();
+        Stats::add(&self.stats.retried, documents as u64);
         let Fault { what, mend, .. } = fault;
         let (failures, pause) = (failure.failures, pause(failure.wait, fault));
         if failure.is_lasting() {
@@ -398,7 +444,7 @@ fn sort(part: &Batch, outcomes: Vec<Outcome>, delivered: &mut Delivered) -> Sort
             Outcome::Created => delivered.created(operation),
             Outcome::AlreadyThere => {
                 delivered.already_there += 1;
-                delivered.settle(operation.page);
+                delivered.stored(operation);
             }
             Outcome::Transient(fault) => {
                 sorted.transient.push(operation.clone());

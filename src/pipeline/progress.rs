@@ -43,6 +43,7 @@ pub struct Progress<S, H> {
     next_page: u64,
     pages: HashMap<u64, PageState<S, H>>,
     lanes: HashMap<Lane, LaneState<S>>,
+    unsettled: usize,
 }
 
 impl<S, H> Default for Progress<S, H> {
@@ -51,6 +52,7 @@ impl<S, H> Default for Progress<S, H> {
             next_page: 0,
             pages: HashMap::new(),
             lanes: HashMap::new(),
+            unsettled: 0,
         }
     }
 }
@@ -90,6 +92,7 @@ impl<S, H> Progress<S, H> {
             .get_mut(&page.0)
             .expect("a page being taken in is in flight")
             .unsettled += n_documents;
+        self.unsettled += n_documents;
     }
 
     /// Says that all documents of the page have been added. Returns the step that this allows.
@@ -109,6 +112,7 @@ impl<S, H> Progress<S, H> {
             .unsettled
             .checked_sub(n_documents)
             .expect("no more documents settle than were added");
+        self.unsettled -= n_documents;
         if state.unsettled > 0 || !state.complete {
             return None;
         }
@@ -147,7 +151,7 @@ impl<S, H> Progress<S, H> {
 
     /// Documents that have not settled.
     pub fn unsettled_documents(&self) -> usize {
-        self.pages.values().map(|page| page.unsettled).sum()
+        self.unsettled
     }
 }
 

@@ -4,9 +4,10 @@ mod holding;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use super::gap;
 use super::progress::{Lane, PageNumber, Progress};
 use super::retry::Backoff;
 use super::session;
-use super::{Page, PageSender, PipelineError, Settings, Sink, Source};
+use super::{BUDGET_UNIT, Page, PageSender, PipelineError, Settings, Sink, Source};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Committed, Counts, DeadLetter, DocumentForm, Gap, RunId, Step,
     UNCONVERTIBLE,
@@ -70,6 +71,7 @@ impl<K: Sink> Pipeline<K> {
     ) -> Result<Summary, PipelineError<S::Error>> {
         let settings = self.settings;
         let (sender, pages) = PageSender::new(settings.in_flight_bytes);
+        let (budget, budget_units) = (sender.budget.clone(), sender.budget_units as usize);
         let source_stop = stop.child_token();
         // In a set, so that the source ends with us if somebody drops the run.
         let mut reading = JoinSet::new();
@@ -82,7 +84,10 @@ impl<K: Sink> Pipeline<K> {
                 dead_letter_bytes: settings.dead_letter_bytes,
                 in_flight: InFlight::new(settings.in_flight),
                 limits: settings.batch,
+                stats: self.stats.clone(),
             }),
+            budget,
+            budget_units,
             checkpoint: self.checkpoint,
             run: self.run,
             encoder: self.encoder,
@@ -127,6 +132,9 @@ struct Loop<K> {
     encoder: Encoder,
     settings: Settings,
     stats: Arc<Stats>,
+    /// Of the pages in flight.
+    budget: Arc<Semaphore>,
+    budget_units: usize,
     builder: BatchBuilder,
     /// When the batch under construction has waited long enough.
     builder_due: Option<Instant>,
@@ -241,6 +249,10 @@ impl<K: Sink> Loop<K> {
         let read = events.len() as u64 + filtered;
         Stats::add(&self.stats.events, read);
         Stats::add(&self.stats.filtered, filtered);
+        if self.stats.is_export.load(Ordering::Relaxed) {
+            Stats::add(&self.stats.exported, read);
+        }
+        self.stats.note_types(&events);
         self.counts.events += read;
         self.counts.filtered += filtered;
         let filled = match &reached {
@@ -281,6 +293,7 @@ impl<K: Sink> Loop<K> {
         if !self.builder.is_empty() && self.builder_due.is_none() {
             self.builder_due = Some(Instant::now() + self.settings.batch.age);
         }
+        self.count_in_flight();
         Ok(())
     }
 
@@ -400,6 +413,7 @@ impl<K: Sink> Loop<K> {
             already_there,
             dead_letters,
             document_bytes,
+            newest_ms,
             ..
         } = delivered;
         let dead_letters = dead_letters.len() as u64;
@@ -418,7 +432,25 @@ impl<K: Sink> Loop<K> {
         self.counts.already_there += already_there;
         self.counts.dead_letters += dead_letters;
         self.counts.document_bytes += document_bytes;
+        // A time to come is some clock's mistake, and would hide all that follows.
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        if let Some(newest_ms) = newest_ms.filter(|newest_ms| *newest_ms <= now_ms) {
+            let newest = &self.stats.newest_settled_ms;
+            newest.fetch_max(newest_ms, Ordering::Relaxed);
+        }
         self.put_aside(delivered.blocked, delivered.probe, delivered.from_disk);
+        self.count_in_flight();
+    }
+
+    fn count_in_flight(&self) {
+        let documents = self.progress.unsettled_documents() as u64;
+        let free = self.budget.available_permits();
+        let bytes = (self.budget_units - free.min(self.budget_units)) * BUDGET_UNIT;
+        let stats = &self.stats;
+        stats
+            .in_flight_documents
+            .store(documents, Ordering::Relaxed);
+        stats.in_flight_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
     fn commit_is_wanted(&self) -> bool {
@@ -436,8 +468,10 @@ impl<K: Sink> Loop<K> {
     }
 
     fn committed(&self, committed: Committed) {
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        self.stats.committed_ms.store(now_ms, Ordering::Relaxed);
         let position = &self.stats.position_ms;
-        position.store(committed.position_ms, std::sync::atomic::Ordering::Relaxed);
+        position.store(committed.position_ms, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The audit log as a source of pages, by whichever API the server has.
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -220,6 +220,8 @@ async fn read_log(context: &Arc<Context>) -> Result<(), SourceError> {
         context
             .blocking(move |checkpoint, run| checkpoint.set_mode(run, mode))
             .await?;
+        let is_export = mode == SourceMode::Export;
+        context.stats.is_export.store(is_export, Ordering::Relaxed);
         let end = match mode {
             SourceMode::Export => {
                 info!("reading by the export API");
@@ -293,6 +295,7 @@ impl Context {
                 None => return Answer::Stopped,
                 Some(Ok(answer)) => {
                     self.pace.answered();
+                    self.stats.teleport.answered();
                     return Answer::Got(answer);
                 }
                 Some(Err(failed)) => failed,
@@ -316,6 +319,7 @@ impl Context {
     pub(super) async fn pause(&self, backoff: &mut Backoff, failed: &CallError) {
         let failure = backoff.failed();
         let (pause, failures, mend) = (failure.wait, failure.failures, failed.mend());
+        self.stats.teleport.failed(&Chain(failed).to_string());
         if failed.remedy() == Remedy::Hold {
             error!(
                 ?pause,
@@ -374,10 +378,7 @@ impl Context {
 
     /// A lane that no other reader has.
     pub(super) fn new_lane(&self) -> Lane {
-        Lane(
-            self.lanes
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-        )
+        Lane(self.lanes.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Hands a page over, within the quota. The recordings that it tells of are written down before:

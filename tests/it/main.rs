@@ -25,6 +25,7 @@ mod kibana;
 mod locks;
 mod mapping;
 mod new_position;
+mod observer;
 mod old_days;
 mod outcomes;
 mod recordings;

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::document::{Encoded, Encoder};
 use crate::elastic::bulk::Bulk;
 use crate::event::{AuditEvent, Timestamp};
-use crate::output;
+use crate::output::{self, Progress};
 use crate::pipeline::batch::{Batch, BatchLimits, StoredDocument};
 use crate::pipeline::delivery::{Delivery, InFlight};
 use crate::pipeline::{gap, quota, unless_stopped};
@@ -61,6 +61,9 @@ pub(super) async fn retry(
         encoder: Encoder::new(&elasticsearch.index).with_schema(elasticsearch.schema),
         fates: Fates::default(),
     };
+    let all = sender.checkpoint.count_dead_letters(filter)?;
+    let mut progress = Progress::new();
+    let mut tried = 0;
     let mut place = Some(PagePlace::default());
     while let Some(from) = place {
         let most = elasticsearch.batch_bytes as u64;
@@ -71,6 +74,7 @@ pub(super) async fn retry(
             by_run.entry(run).or_default().push(letter);
         }
         for (run, letters) in by_run {
+            tried += letters.len() as u64;
             let sent = sender.send_all(run, letters);
             match unless_stopped(&shutdown.stop, sent).await {
                 Some(sent) => sent?,
@@ -79,8 +83,15 @@ pub(super) async fn retry(
                     return Ok(Exit::Failed);
                 }
             }
+            // A daemon may add to them meanwhile.
+            let thousandths = tried.min(all) * 1000 / all.max(1);
+            progress.show(
+                thousandths,
+                format_args!("{tried} of {all} dead letters tried"),
+            );
         }
     }
+    drop(progress);
     let Fates {
         created,
         safe_form,
@@ -201,6 +212,7 @@ impl Sender {
             dead_letter_bytes: u64::MAX,
             in_flight: InFlight::new(1),
             limits: self.limits,
+            stats: Arc::default(),
         };
         let delivered = delivery.deliver(Batch::of_stored(documents)).await;
         let fates = &mut self.fates;

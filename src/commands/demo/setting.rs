@@ -67,7 +67,7 @@ impl Setting<'_> {
     /// Elasticsearch come from the environment.
     pub(super) fn config(&self, pass: usize) -> Result<Config, Failure> {
         let path = |path: &Path| path.display().to_string();
-        let settings: [(&'static Key, String); 8] = [
+        let settings: [(&'static Key, String); 9] = [
             (&keys::STORAGE, path(&self.folder.state(pass))),
             (&keys::START_TIME, self.log.from.to_rfc3339()),
             (&keys::TELEPORT_ADDR, self.auth.address().to_string()),
@@ -76,6 +76,7 @@ impl Setting<'_> {
             (&keys::INDEX, self.index()),
             (&keys::TEMPLATE, "teleport-demo".into()),
             (&keys::POLICY, "teleport-demo".into()),
+            (&keys::LISTEN_ADDR, "127.0.0.1:0".into()),
         ];
         let flags = settings
             .into_iter()

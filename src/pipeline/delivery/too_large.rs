@@ -209,6 +209,7 @@ mod tests {
             dead_letter_bytes: u64::MAX,
             in_flight: InFlight::new(1),
             limits,
+            stats: Arc::default(),
         };
         let documents = SIZES.map(|bytes| StoredDocument {
             index_name: "i".into(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -57,6 +58,7 @@ impl<K: Sink> Loop<K> {
             && !is_blocked
         {
             let limits = &self.settings.batch;
+            self.stats.let_go(&index);
             let (freed, was_open) = self.blocked.free(&index, limits, Instant::now());
             if !was_open {
                 info!(%index, "no longer blocked");
@@ -67,6 +69,7 @@ impl<K: Sink> Loop<K> {
     }
 
     fn say_blocked(&self, index: &Arc<str>, told: Option<Duration>, fault: &Fault) {
+        self.stats.hold_up(index, &fault.what, &fault.mend);
         let Some(pause) = told else { return };
         let documents = self.blocked.documents();
         let Fault { what, mend, .. } = fault;
@@ -90,8 +93,10 @@ impl<K: Sink> Loop<K> {
                 index,
                 documents, "documents of an index that was blocked wait in the state file"
             );
-            self.blocked
-                .remember(index.into(), documents, Instant::now());
+            let index: Arc<str> = index.into();
+            let what = "its documents wait in the state file since an earlier run";
+            self.stats.hold_up(&index, what, "");
+            self.blocked.remember(index, documents, Instant::now());
         }
         self.count_blocked();
         Ok(())
@@ -137,13 +142,16 @@ impl<K: Sink> Loop<K> {
                 }
             }
             Err(failed) => {
+                let mend = "open the index again, or raise blocked-bytes";
+                let what = format!("holding in memory: {}", Chain(&failed));
+                self.stats.hold_up(&index, &what, mend);
                 let pause = self.storing_backoff.failed().wait;
                 self.storing_due = now + pause;
                 error!(
                     %index,
                     documents = batch.operations.len(),
                     ?pause,
-                    mend = "open the index again, or raise blocked-bytes",
+                    mend,
                     "blocked, nothing is lost, holding in memory: {}",
                     Chain(&failed)
                 );
@@ -161,9 +169,10 @@ impl<K: Sink> Loop<K> {
 
     fn count_blocked(&self) {
         let documents = self.blocked.documents();
-        self.stats
-            .blocked
-            .store(documents, std::sync::atomic::Ordering::Relaxed);
+        let indices = self.blocked.indices() as u64;
+        let stats = &self.stats;
+        stats.blocked.store(documents, Ordering::Relaxed);
+        stats.blocked_indices.store(indices, Ordering::Relaxed);
     }
 }
 

@@ -45,6 +45,11 @@ impl Indexer {
         self
     }
 
+    /// The same for a program that is part of something.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Lets faults of the system befall all runs from now on.
     pub(crate) fn befall(&mut self) -> Faults {
         let faults = Faults::new(self.directory());
@@ -82,6 +87,10 @@ impl Indexer {
             if ours.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
                 command.env_remove(&name);
             }
+        }
+        // Programs of many tests run at once, and there is one address by default.
+        if args.first() == Some(&"start") {
+            command.env("EVENT_INDEXER_LISTEN_ADDR", "off");
         }
         command
             .args(&words[1..])

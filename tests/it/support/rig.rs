@@ -223,7 +223,12 @@ batch-age = "20ms"
         self.expected.len()
     }
 
-    /// Lets faults of the system befall the program from now on.
+    /// Sets an environment variable for all runs from now on.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.indexer.set_env(name, value);
+    }
+
+    /// Lets faults of the system befall all runs from now on.
     pub(crate) fn befall(&mut self) -> Faults {
         self.indexer.befall()
     }

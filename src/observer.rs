@@ -1,0 +1,250 @@
+//! What the program shows of itself while it runs: metrics, health, the status page and what
+//! systemd is told. It only watches: nothing of it is in the way of an event.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::Value;
+use tracing::warn;
+
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, DeadLetterEntry, DeadLetterFilter, Holder, Summary,
+};
+use crate::output::Chain;
+use crate::telemetry::Stats;
+
+pub mod asked;
+mod health;
+mod history;
+pub mod metrics;
+mod notify;
+pub mod picture;
+mod process;
+mod server;
+
+pub use self::health::{Health, Trouble};
+pub use self::server::{CertificateError, ListenError, Server};
+
+use self::health::Motion;
+use self::history::History;
+use self::notify::ServiceManager;
+
+/// How often it looks around.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many ticks lie between two looks into the state file, and two points of the history.
+const TICKS_A_LOOK: u32 = history::EVERY_SECONDS;
+
+/// Without a tick for so long, the program hangs. A tick needs the thread that turns events into
+/// documents.
+const HANGS_AFTER: Duration = Duration::from_secs(30);
+
+/// How many dead letters are shown.
+const SHOWN_DEAD_LETTERS: u32 = 20;
+
+/// Watches one run.
+#[derive(Debug)]
+pub struct Observer {
+    stats: Arc<Stats>,
+    /// Where the state file lies.
+    storage: PathBuf,
+    started_ms: i64,
+    /// When it last looked around, ms since 1970.
+    ticked_ms: AtomicI64,
+    motion: Mutex<Motion>,
+    history: Mutex<History>,
+    state: Mutex<Option<Arc<State>>>,
+    shows_payloads: bool,
+    identity: Identity,
+}
+
+/// Says whose the files are that prove who we are to Teleport, and until when.
+pub struct Identity(pub Box<dyn Fn() -> Value + Send + Sync>);
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
+/// What the state file tells, as of a few seconds ago.
+#[derive(Debug)]
+struct State {
+    summary: Summary,
+    identity: Value,
+    dead_letters: Vec<(DeadLetterEntry, Option<Vec<u8>>)>,
+}
+
+impl Observer {
+    /// Watches what is counted in `stats`, and the state file in `storage`. It takes a run for
+    /// stalled when nothing has moved for `stall_after`.
+    pub fn new(
+        stats: Arc<Stats>,
+        storage: &Path,
+        stall_after: Duration,
+        shows_payloads: bool,
+        identity: Identity,
+    ) -> Arc<Self> {
+        let now_ms = now_ms();
+        Arc::new(Self {
+            stats,
+            storage: storage.to_owned(),
+            started_ms: now_ms,
+            ticked_ms: AtomicI64::new(now_ms),
+            motion: Mutex::new(Motion::new(stall_after, now_ms)),
+            history: Mutex::default(),
+            state: Mutex::default(),
+            shows_payloads,
+            identity,
+        })
+    }
+
+    /// Looks around until it is dropped, which it may be at any point. To be polled by the task
+    /// that moves events: if that hangs, so does this, and it shows.
+    pub async fn watch(self: Arc<Self>) {
+        let mut manager = ServiceManager::from_environment();
+        let mut is_ready = false;
+        let mut ticks = 0;
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let now_ms = now_ms();
+            self.ticked_ms.store(now_ms, Ordering::Relaxed);
+            lock(&self.motion).look(&self.stats, now_ms);
+            if ticks % TICKS_A_LOOK == 0 {
+                lock(&self.history).note(&self.stats, now_ms);
+                self.look_into_state_file().await;
+            }
+            let health = self.health();
+            if !is_ready && health.troubles.is_empty() {
+                is_ready = true;
+                manager.tell("READY=1");
+            }
+            if ticks % TICKS_A_LOOK == 0 {
+                manager.tell(&format!("STATUS={}", self.sentence(&health)));
+            }
+            manager.feed_watchdog();
+            ticks = ticks.wrapping_add(1);
+        }
+    }
+
+    async fn look_into_state_file(self: &Arc<Self>) {
+        let observer = self.clone();
+        let read = tokio::task::spawn_blocking(move || State::read(&observer));
+        match read.await.expect("reading the state file does not panic") {
+            Ok(Some(state)) => *lock(&self.state) = Some(Arc::new(state)),
+            Ok(None) => {}
+            Err(failed) => warn!("cannot look into the state file: {}", Chain(&failed)),
+        }
+    }
+
+    fn state(&self) -> Option<Arc<State>> {
+        lock(&self.state).clone()
+    }
+
+    /// Whether the program turns at all.
+    pub fn is_alive(&self) -> bool {
+        let silent_ms = now_ms() - self.ticked_ms.load(Ordering::Relaxed);
+        u128::try_from(silent_ms).unwrap_or(0) < HANGS_AFTER.as_millis()
+    }
+
+    /// What keeps it from doing its work, if anything does.
+    pub fn health(&self) -> Health {
+        Health::of(&self.stats, &lock(&self.motion), now_ms())
+    }
+
+    /// How it stands, in one sentence.
+    pub fn sentence(&self, health: &Health) -> String {
+        let state = self.state();
+        let summary = state.as_ref().map(|state| &state.summary);
+        health::sentence(health, &self.stats, summary, now_ms())
+    }
+
+    /// How it stands, as [`picture`] shows it.
+    pub fn picture(&self) -> Value {
+        let (health, state) = (self.health(), self.state());
+        let now_ms = now_ms();
+        let nothing = Summary::default();
+        let (summary, identity, dead_letters) = match state.as_deref() {
+            Some(state) => (
+                &state.summary,
+                state.identity.clone(),
+                &state.dead_letters[..],
+            ),
+            None => (&nothing, Value::Null, &[][..]),
+        };
+        let daemon = Holder::this_process();
+        let mut picture = picture::of_state(summary, Some(&daemon), identity, now_ms);
+        let live = picture::Live {
+            stats: &self.stats,
+            sentence: self.sentence(&health),
+            health: &health,
+            history: &lock(&self.history),
+            dead_letters,
+            process: process::look(),
+            started_ms: self.started_ms,
+            now_ms,
+        };
+        live.add_to(&mut picture);
+        picture
+    }
+
+    /// All metrics, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        let (health, state) = (self.health(), self.state());
+        metrics::render(&metrics::Facts {
+            stats: &self.stats,
+            health: &health,
+            summary: state.as_ref().map(|state| &state.summary),
+            process: process::look(),
+            started_ms: self.started_ms,
+            now_ms: now_ms(),
+        })
+    }
+}
+
+impl State {
+    fn read(observer: &Observer) -> Result<Option<Self>, CheckpointError> {
+        // A connection of its own: the one that commits must not wait for it.
+        let Some(checkpoint) = Checkpoint::open_existing_read_only(&observer.storage)? else {
+            return Ok(None);
+        };
+        let summary = checkpoint.summary()?;
+        let newest = checkpoint.dead_letters(&DeadLetterFilter::default(), SHOWN_DEAD_LETTERS)?;
+        let mut dead_letters = Vec::new();
+        for entry in newest {
+            let payload = if observer.shows_payloads {
+                let filter = DeadLetterFilter {
+                    ids: vec![entry.document_id.clone()],
+                    ..DeadLetterFilter::default()
+                };
+                let page = checkpoint.dead_letter_page(&filter, Default::default(), 1)?;
+                page.letters
+                    .into_iter()
+                    .next()
+                    .map(|(_, letter)| letter.document)
+            } else {
+                None
+            };
+            dead_letters.push((entry, payload));
+        }
+        Ok(Some(Self {
+            summary,
+            identity: (observer.identity.0)(),
+            dead_letters,
+        }))
+    }
+}
+
+fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
