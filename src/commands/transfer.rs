@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -236,8 +237,13 @@ impl Transfer {
         let bytes = self.config.limits.bytes_per_second.map(quota::limiter);
         let fresh = client.clone();
         let asked = asked(self.reload.clone());
+        let stats = self.stats.clone();
         let work = Box::pin(self.through(Bulk::new(client, gzip, bytes), stop));
-        let fresh = Box::pin(async move { fresh.keep_fresh(asked).await });
+        let tell = move |end_ms: Option<i64>| {
+            let end_ms = end_ms.unwrap_or_default();
+            stats.credentials_end_ms.store(end_ms, Ordering::Relaxed);
+        };
+        let fresh = Box::pin(async move { fresh.keep_fresh(asked, tell).await });
         beside(work, fresh).await
     }
 

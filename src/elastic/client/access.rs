@@ -17,6 +17,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::OnceCell;
+use x509_cert::der::Decode;
 
 use super::pinned::{self, NotShown};
 use super::{Answer, Body, ClientError};
@@ -45,6 +46,17 @@ impl Files {
             ca: ca.map(|path| read(CA, path)).transpose()?,
             identity,
         })
+    }
+}
+
+impl Files {
+    /// When the client certificate ends, in milliseconds since 1970; `None` if there is none.
+    pub(super) fn certificate_end_ms(&self) -> Option<i64> {
+        let pem = self.identity.as_ref()?;
+        let leaf = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
+        let leaf = x509_cert::Certificate::from_der(&leaf).ok()?;
+        let end = leaf.tbs_certificate().validity().not_after;
+        i64::try_from(end.to_unix_duration().as_millis()).ok()
     }
 }
 
@@ -334,6 +346,27 @@ fn authorization(auth: &Auth) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_client_certificate_is_known() {
+        let cluster = crate::demo::certs::Cluster::new("example").unwrap();
+        let identity = cluster.identity(&crate::demo::certs::IdentityOptions::default());
+        let folder = tempfile::tempdir().unwrap();
+        identity
+            .unwrap()
+            .write(&folder.path().join("identity"))
+            .unwrap();
+        let pem = std::fs::read(folder.path().join("identity")).unwrap();
+        let files = |identity| Files {
+            auth: None,
+            ca: None,
+            identity,
+        };
+        let left_ms =
+            files(Some(pem)).certificate_end_ms().unwrap() - chrono::Utc::now().timestamp_millis();
+        assert!((1..=25 * 3_600_000).contains(&left_ms), "{left_ms}");
+        assert_eq!(files(None).certificate_end_ms(), None);
+    }
 
     #[test]
     fn a_retry_after_is_seconds_or_a_date() {
