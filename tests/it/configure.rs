@@ -91,8 +91,10 @@ fn everything_for_a_new_cluster() {
     hosts = ["https://one.example.com:9200", "https://two.example.com:9200"]
     api-key = "file:key"
     [forward.elasticsearch.install]
+    [lock]
     [limits]
     [limits.backfill]
+    [listen]
     "#);
     assert_snapshot!(read(&indexer, "out/teleport-role.yaml"), @r#"
     # What the indexer may do in Teleport, and who it is:  tctl create teleport-role.yaml
@@ -221,8 +223,10 @@ refresh.enabled = true
     hosts = ["https://elasticsearch.example.com:9200"]
     api-key = "file:/etc/teleport-event-indexer/elasticsearch-api-key"
     [forward.elasticsearch.install]
+    [lock]
     [limits]
     [limits.backfill]
+    [listen]
     "#);
 }
 
