@@ -362,8 +362,9 @@ fn wait_for_position(journey: &Journey<'_>, before: &str) -> String {
     wait_until("the position moves", || {
         let status = journey.status();
         let run = &status["runs"][0];
-        let position = run["position"].as_str().expect("a run has a position");
-        let lag = run["lag_seconds"].as_i64().expect("a daemon has a lag");
+        // A daemon looks into its state file every few seconds.
+        let position = run["position"].as_str().unwrap_or_default();
+        let lag = run["lag_seconds"].as_i64().unwrap_or(i64::MAX);
         if position > before && lag < 10 && status["daemon"]["pid"].is_u64() {
             Ok(position.to_owned())
         } else {
