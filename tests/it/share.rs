@@ -105,12 +105,15 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
     wait_for(&hangs, "working on a piece");
     let stays = third.spawn(&args);
     wait_for(&stays, "working on a piece");
-    dies.kill();
+    // No other lease ends, so it is its piece that somebody takes over.
     hangs.pause();
-    // Its lease has ended when somebody else has its piece.
-    wait_for(&stays, "taken_over=1");
+    wait_until("its piece is taken over", || {
+        let said = [dies.stderr(), stays.stderr()].concat();
+        said.contains("taken_over=1").then_some(()).ok_or(said)
+    });
     hangs.resume();
     wait_for(&hangs, "the lease of the piece is lost");
+    dies.kill();
     server.kill();
     server.restart();
     let joins = first.spawn(&args);
