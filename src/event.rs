@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+/// A UTC day in milliseconds; there are no leap seconds in time since 1970.
+pub const DAY_MS: i64 = 24 * 3600 * 1000;
+
 /// An event of Teleport's audit log: the decoded header of an `EventUnstructured` and its body,
 /// a `google.protobuf.Struct`, as wire bytes.
 ///

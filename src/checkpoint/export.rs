@@ -6,9 +6,7 @@ use rusqlite::{Transaction, params};
 use super::commit::Standing;
 use super::run::{RunId, SourceMode};
 use super::{Checkpoint, CheckpointError};
-
-/// A UTC day; there are no leap seconds in milliseconds since 1970.
-pub(super) const DAY_MS: i64 = 86_400_000;
+pub(super) use crate::event::DAY_MS;
 
 /// The number of a day, counted from 1970-01-01.
 pub(super) fn day(date: NaiveDate) -> i64 {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use thiserror::Error;
 
 use crate::document::DocumentId;
+use crate::event::DAY_MS;
 
 /// What SQLite may hold in memory of it.
 const CACHE_KIB: i64 = 8 * 1024;
@@ -20,8 +21,6 @@ const SCHEMA: &str = "
         event_type TEXT NOT NULL
     ) STRICT;
 ";
-
-const DAY_MS: i64 = 24 * 3_600_000;
 
 /// An event of Teleport's, and whether its document was found.
 #[derive(Clone, Copy, Debug)]

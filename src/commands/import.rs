@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use chrono::{NaiveDate, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Chunk, Import, Upload};
 use crate::commands::Failure;
+use crate::commands::status::time;
 use crate::commands::transfer::{Patience, reach};
 use crate::config::Config;
+use crate::event::DAY_MS;
 use crate::event_handler::state::{ExportDay, HandlerState, Place};
 use crate::telemetry::End;
 use crate::teleport::client::Client;
@@ -24,8 +26,8 @@ pub(super) fn read(directory: &Path, config: &Config) -> Result<HandlerState, Fa
             Err(Failure::Usage(format!(
                 "start-time is {} but the event handler has started from {}, and reading goes on \
                  where it has stopped: remove start-time, or leave out --import-state",
-                rfc3339(asked),
-                rfc3339(state.start)
+                time(asked.timestamp_millis()),
+                time(state.start.timestamp_millis())
             )))
         }
         _ => Ok(state),
@@ -78,7 +80,7 @@ pub(super) async fn take_over(
     let run = checkpoint.import(client.cluster(), &state.directory, &import)?;
     info!(
         directory,
-        from = rfc3339(time(run.from_ms)),
+        from = time(run.from_ms),
         sent_of_that_second = import.sent.len(),
         chunks = import.chunks.as_ref().map(Vec::len),
         recordings = import.recordings.len(),
@@ -139,13 +141,5 @@ fn chunks(day: &ExportDay) -> impl Iterator<Item = (NaiveDate, Chunk)> + use<'_>
 }
 
 fn midnight_ms(date: NaiveDate) -> i64 {
-    i64::from(date.to_epoch_days()) * 24 * 3600 * 1000
-}
-
-fn time(ms: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_millis(ms).unwrap_or_default()
-}
-
-fn rfc3339(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+    i64::from(date.to_epoch_days()) * DAY_MS
 }

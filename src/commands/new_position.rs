@@ -1,13 +1,14 @@
 //! `start --rewind-to` and `--forward-to`: moves where reading goes on. Without `--yes` it only tells
 //! what that means.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use tracing::warn;
 
 use crate::checkpoint::{Checkpoint, RunKind};
 use crate::cli::{MovePosition, Way};
 use crate::commands::Failure;
 use crate::commands::old_days::days;
+use crate::commands::status::time;
 use crate::commands::transfer::Transfer;
 
 /// Where reading is to go on, and what that means.
@@ -44,7 +45,7 @@ impl NewPosition {
             );
         };
         let to_ms = to.timestamp_millis();
-        let (asked, position) = (rfc3339(to_ms), rfc3339(run.position_ms));
+        let (asked, position) = (time(to_ms), time(run.position_ms));
         let meaning = match way {
             _ if to > now => return wrong(format!("{asked} lies in the future")),
             Way::Back if to_ms >= run.position_ms => {
@@ -63,7 +64,7 @@ impl NewPosition {
                     format!(
                         ". What the event handler had sent before {} comes a second time: other \
                          exporters' documents have other ids",
-                        rfc3339(run.from_ms)
+                        time(run.from_ms)
                     )
                 } else {
                     String::new()
@@ -108,11 +109,4 @@ impl NewPosition {
         warn!("{}", self.meaning);
         Ok(())
     }
-}
-
-/// Down to the second, as it is given: what is skipped is told whole.
-fn rfc3339(ms: i64) -> String {
-    DateTime::from_timestamp_millis(ms)
-        .unwrap_or_default()
-        .to_rfc3339_opts(SecondsFormat::Secs, true)
 }

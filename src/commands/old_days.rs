@@ -16,9 +16,8 @@ use crate::commands::transfer::{Patience, reach};
 use crate::config::{ElasticsearchConfig, OldDays};
 use crate::elastic::assets::{self, Age, Ages, InstallError, Retention};
 use crate::elastic::client::Client;
+use crate::event::DAY_MS;
 use crate::output::Chain;
-
-const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Asks Elasticsearch which days of `span`, milliseconds since 1970, may be written, and decides by
 /// the configuration about those that may not.

@@ -27,6 +27,7 @@ use crate::commands::{Exit, Failure};
 use crate::config::Config;
 use crate::elastic::client::Client;
 use crate::elastic::work::{Work, WorkError};
+use crate::event::DAY_MS;
 use crate::output;
 use crate::share::worker::{Ended, Finish, Next, Rules, Worker};
 use crate::share::{Share, ShareState};
@@ -38,8 +39,6 @@ use crate::teleport::client::Remedy;
 /// All workers together ask for pieces, and renew leases, about twice a second at most. More
 /// often would only cost Elasticsearch; less often, small pieces wait for their workers.
 const TURN: Duration = Duration::from_millis(500);
-
-const DAY_MS: i64 = 86_400_000;
 
 pub(super) async fn share(
     mut config: Config,

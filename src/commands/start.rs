@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::Utc;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::commands::import;
 use crate::commands::new_position::NewPosition;
 use crate::commands::old_days::first_to_write;
 use crate::commands::status::identity_value;
+use crate::commands::status::time;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
@@ -253,9 +254,7 @@ fn say_where_it_starts(
     is_first: bool,
     imported_ms: Option<i64>,
 ) -> Result<(), Failure> {
-    let from = DateTime::from_timestamp_millis(run.from_ms)
-        .unwrap_or_default()
-        .to_rfc3339_opts(SecondsFormat::Secs, true);
+    let from = time(run.from_ms);
     let fits = [Some(run.from_ms), run.start_ms, imported_ms];
     match config.start_time {
         None if is_first => warn!(
@@ -269,7 +268,7 @@ fn say_where_it_starts(
                 "start-time is {} but this state has started from {from}; put that into the \
                  configuration. `start --rewind-to` or `--forward-to` moves where reading goes \
                  on, and `teleport-event-indexer backfill --from … --to …` reads other times",
-                asked.to_rfc3339_opts(SecondsFormat::Secs, true)
+                time(asked.timestamp_millis())
             )));
         }
         _ => info!(start_time = from, "going on where the last run ended"),

@@ -58,8 +58,12 @@ fn id(kind: &str, gap: &Gap) -> DocumentId {
     DocumentId::of_own(gap.from_ms, &parts)
 }
 
+/// A time as documents of our own have it; `None` if no calendar does.
+pub(super) fn time(ms: i64) -> Option<String> {
+    DateTime::from_timestamp_millis(ms).map(|time| time.to_rfc3339())
+}
+
 fn members(gap: &Gap) -> Map<String, Value> {
-    let time = |ms: i64| DateTime::from_timestamp_millis(ms).map(|time| time.to_rfc3339());
     let mut members = Map::new();
     members.insert("time".into(), json!(time(gap.from_ms)));
     members.insert("event".into(), EVENT.into());

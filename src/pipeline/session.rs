@@ -1,11 +1,11 @@
 //! What is told of a recorded session in Elasticsearch once its recording is done with: one document
 //! by which sessions are found whose recording is not complete.
 
-use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Recorded, RecordingEnd, RecordingStep};
 use crate::document::DocumentId;
+use crate::pipeline::gap::time;
 
 /// The document's `event`.
 const EVENT: &str = "event_indexer.session";
@@ -63,10 +63,6 @@ fn state(end: RecordingEnd, recorded: &Recorded) -> Option<&'static str> {
         RecordingEnd::Unreadable => Some("unreadable"),
         RecordingEnd::Again { .. } => None,
     }
-}
-
-fn time(ms: i64) -> Option<String> {
-    DateTime::<Utc>::from_timestamp_millis(ms).map(|time| time.to_rfc3339())
 }
 
 #[cfg(test)]

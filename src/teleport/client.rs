@@ -213,7 +213,7 @@ impl Client {
     /// If the call fails.
     pub async fn newest_event(&self) -> Result<Option<AuditEvent>, CallError> {
         let to_ms = Utc::now().timestamp_millis();
-        let from_ms = to_ms - 24 * 3600 * 1000;
+        let from_ms = to_ms - crate::event::DAY_MS;
         let query = Query {
             namespace: "default",
             from_ms,

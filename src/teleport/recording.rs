@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Recording, Upload};
 use crate::document::member;
-use crate::event::AuditEvent;
+use crate::event::{AuditEvent, DAY_MS};
 use crate::pipeline::retry::Backoff;
 use crate::teleport::audit_log::{Context, SourceError, now_ms};
 
@@ -61,7 +61,7 @@ const LOOK_SOON: Duration = Duration::from_millis(100);
 /// How often old rows are forgotten, and how long before the position they are of use: as far back
 /// as the log is read again, and a day.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
-const KEPT_MS: i64 = 8 * 24 * 3600 * 1000;
+const KEPT_MS: i64 = 8 * DAY_MS;
 
 /// The recordings that these events tell of.
 pub(super) fn uploads(events: &[AuditEvent]) -> Vec<Upload> {

@@ -25,7 +25,7 @@ use tracing::info;
 
 use super::audit_log::{Context, End, SourceError, now_ms};
 use crate::checkpoint::{Filled, Run, Step, Window};
-use crate::event::AuditEvent;
+use crate::event::{AuditEvent, DAY_MS};
 use crate::pipeline::{Lane, Page};
 
 mod follow;
@@ -35,8 +35,6 @@ mod pages;
 
 use follow::{Follower, first_unproven, newest_seen, remember};
 use pages::{Next, Pages, Turn, UNREADABLE};
-
-const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// No window is cut shorter than this to give every reader one.
 const SHORTEST_WINDOW_MS: i64 = 10 * 60 * 1000;

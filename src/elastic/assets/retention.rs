@@ -13,11 +13,10 @@ use super::exchange::{
     Answer, InstallError, Method, Request, error_type, exchange, failure, has_no_handler,
 };
 use super::{Asset, Settings};
+use crate::event::DAY_MS;
 
 /// Actions after which an index takes no documents any more.
 const CLOSING_ACTIONS: [&str; 4] = ["readonly", "shrink", "searchable_snapshot", "downsample"];
-
-const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// What Elasticsearch says of the ages at which something happens to an index.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -157,7 +157,7 @@ impl Chunk {
         Gap {
             reason: reason.into(),
             from_ms,
-            to_ms: from_ms + 24 * 3600 * 1000,
+            to_ms: from_ms + crate::event::DAY_MS,
             detail,
             date: Some(self.day),
             chunk: Some(self.name.clone()),
