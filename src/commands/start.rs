@@ -22,7 +22,7 @@ use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
 use crate::commands::{Exit, Failure};
-use crate::config::Config;
+use crate::config::{Config, ListenConfig};
 use crate::event_handler::state::HandlerState;
 use crate::observer::{Identity, ListenError, Observer, Server};
 use crate::output::Chain;
@@ -50,17 +50,7 @@ pub(super) async fn start(
     let left_off = import_state.map(|directory| import::read(&directory, &config));
     let left_off = left_off.transpose()?;
     let reload = Reload::on_signal("the credentials")?;
-    // The lock is held until the end; whoever comes second learns who holds it.
-    let (checkpoint, _lock) = if dry_run {
-        (Checkpoint::open_in_memory()?, None)
-    } else {
-        let storage = config.storage.clone().expect("the command needs it");
-        let checkpoint = Checkpoint::open(&storage)?;
-        (
-            checkpoint,
-            Some(RoleLock::acquire(&storage, &Role::Daemon)?),
-        )
-    };
+    let (checkpoint, _lock) = open(&config, dry_run)?;
     let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
     let new_position = new_position.transpose()?;
     let stats = Arc::new(Stats::default());
@@ -87,6 +77,18 @@ pub(super) async fn start(
     }
 }
 
+/// The state file, and its lock, which is to be held until the end: whoever comes second learns who
+/// holds it.
+fn open(config: &Config, dry_run: bool) -> Result<(Checkpoint, Option<RoleLock>), Failure> {
+    if dry_run {
+        return Ok((Checkpoint::open_in_memory()?, None));
+    }
+    let storage = config.storage.as_ref().expect("the command needs it");
+    let checkpoint = Checkpoint::open(storage)?;
+    let lock = RoleLock::acquire(storage, &Role::Daemon)?;
+    Ok((checkpoint, Some(lock)))
+}
+
 /// What the command line asks for.
 struct Order {
     exit_on_last_event: bool,
@@ -95,6 +97,7 @@ struct Order {
     new_position: Option<NewPosition>,
 }
 
+/// Follows one cluster until it is told to stop, or comes to what will not pass by itself.
 async fn follow(
     config: Config,
     checkpoint: Checkpoint,
@@ -191,16 +194,28 @@ pub(super) async fn watch(
     storage: &Path,
     stats: &Arc<Stats>,
 ) -> Result<(impl Future<Output = ()> + use<>, Option<String>), Failure> {
+    show(config.listen.as_ref(), observe(config, storage, stats)).await
+}
+
+/// What watches one run.
+fn observe(config: &Config, storage: &Path, stats: &Arc<Stats>) -> Arc<Observer> {
     let stall_after = STALL_AFTER.max(config.poll_interval * 3);
     let listen = config.listen.as_ref();
     let shows_payloads = listen.is_some_and(|listen| listen.shows_payloads);
-    let observer = Observer::new(
+    Observer::new(
         stats.clone(),
         storage,
         stall_after,
         shows_payloads,
         identity(config),
-    );
+    )
+}
+
+/// Shows what is watched to whoever asks; and where.
+async fn show(
+    listen: Option<&ListenConfig>,
+    observer: Arc<Observer>,
+) -> Result<(impl Future<Output = ()> + use<>, Option<String>), Failure> {
     let server = match listen {
         None => None,
         Some(listen) => match Server::bind(listen, observer.clone()).await {
