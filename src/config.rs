@@ -67,6 +67,8 @@ pub struct Config {
     pub storage: Option<PathBuf>,
     /// Pause between two polls.
     pub poll_interval: Duration,
+    /// Nothing moves for so long though there are newer events: it is stalled.
+    pub stalled_after: Duration,
     /// Events per page of the search API, 1 to 10,000.
     pub page_limit: i32,
     /// Teleport's namespace.
@@ -218,6 +220,10 @@ impl Config {
             poll_interval: r.value(
                 &keys::TIMEOUT,
                 values::duration(Duration::from_millis(10), Duration::from_hours(1)),
+            ),
+            stalled_after: r.value(
+                &keys::LISTEN_STALLED_AFTER,
+                values::duration(Duration::from_secs(1), Duration::from_hours(24)),
             ),
             page_limit: page_limit(r),
             namespace: r.value(&keys::NAMESPACE, values::text),

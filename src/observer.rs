@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::Value;
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use crate::checkpoint::{
     Checkpoint, CheckpointError, DeadLetterEntry, DeadLetterFilter, Holder, Summary,
@@ -21,6 +21,7 @@ pub mod asked;
 mod health;
 mod history;
 pub mod metrics;
+pub mod newer;
 mod notify;
 pub mod picture;
 mod process;
@@ -107,7 +108,7 @@ impl Observer {
     /// that moves events: if that hangs, so does this, and it shows.
     pub async fn watch(self: Arc<Self>) {
         let mut manager = ServiceManager::from_environment();
-        let mut is_ready = false;
+        let (mut is_ready, mut is_stalled) = (false, false);
         let mut ticks = 0;
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -121,6 +122,7 @@ impl Observer {
                 self.look_into_state_file().await;
             }
             let health = self.health();
+            self.tell_whether_it_moves(&health, &mut is_stalled);
             if !is_ready && health.troubles.is_empty() {
                 is_ready = true;
                 manager.tell("READY=1");
@@ -131,6 +133,23 @@ impl Observer {
             manager.feed_watchdog();
             ticks = ticks.wrapping_add(1);
         }
+    }
+
+    /// Says so once when it is stalled, and when it no longer is.
+    fn tell_whether_it_moves(&self, health: &Health, was_stalled: &mut bool) {
+        let is_stalled = health.is_stalled();
+        if is_stalled && !*was_stalled {
+            for trouble in &health.troubles {
+                error!(
+                    mend = "the status page and the lines before say what is held up, if anything \
+                            is known; if nothing is, restart it: nothing is lost by that",
+                    "{trouble}"
+                );
+            }
+        } else if *was_stalled && !is_stalled {
+            info!("no longer stalled: it moves again, or an end does not answer");
+        }
+        *was_stalled = is_stalled;
     }
 
     async fn look_into_state_file(self: &Arc<Self>) {

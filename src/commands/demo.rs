@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::Checkpoint;
 use crate::cli::{Demo, DemoApi, DemoPart};
 use crate::commands::backfill::show_progress;
-use crate::commands::start::watch;
+use crate::commands::start::{company, watch};
 use crate::commands::transfer::{
     Patience, Transfer, beside, reach_elasticsearch, reach_teleport, reading,
 };
@@ -230,6 +230,7 @@ async fn move_all(
         stats: stats.clone(),
         reload: None,
     };
+    let company = Box::pin(company(&transfer));
     let work = transfer.into_elasticsearch(sink, stop.clone());
     let summary = if is_closed {
         let bar = show_progress(
@@ -245,8 +246,7 @@ async fn move_all(
         if let Some(page) = page {
             output::note(format_args!("look:  {page} in a browser"));
         }
-        let reporting = crate::telemetry::report_each_minute(&stats);
-        Box::pin(beside(beside(work, reporting), watching)).await?
+        Box::pin(beside(beside(work, company), watching)).await?
     };
     let settled = stats.settled();
     let seconds = began.elapsed().as_secs_f64();

@@ -24,16 +24,13 @@ use crate::commands::transfer::{
 use crate::commands::{Exit, Failure};
 use crate::config::{Config, ListenConfig};
 use crate::event_handler::state::HandlerState;
-use crate::observer::{Identity, ListenError, Observer, Server};
+use crate::observer::{Identity, ListenError, Observer, Server, newer};
 use crate::output::Chain;
 use crate::pipeline::Summary;
 use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry::{self, Stats};
 use crate::teleport::audit_log::Sent;
 use crate::teleport::identity::Credentials;
-
-/// What stands still for so long does not move by itself: single requests may take a minute.
-const STALL_AFTER: Duration = Duration::from_mins(5);
 
 pub(super) async fn start(
     config: Config,
@@ -174,8 +171,9 @@ async fn follow(
         if let Some(first_ms) = first {
             transfer.leave_out_before(first_ms)?;
         }
+        let company = Box::pin(company(&transfer));
         let work = transfer.into_elasticsearch(client, stop.clone());
-        beside(work, telemetry::report_each_minute(&stats)).await?
+        beside(work, company).await?
     };
     info!(
         events = Stats::get(&stats.events),
@@ -186,6 +184,27 @@ async fn follow(
         "ended"
     );
     Ok(end(summary))
+}
+
+/// What goes on beside a run that follows the log: its line each minute, and the question whether
+/// Teleport has newer events where nothing moves.
+pub(super) fn company(transfer: &Transfer) -> impl Future<Output = ()> + use<> {
+    let (stats, client) = (transfer.stats.clone(), transfer.client.clone());
+    let types = transfer.reading.types.clone();
+    let still_after = stalled_after(&transfer.config);
+    async move {
+        let newest_since = async |from_ms| {
+            let newest = client.newest_since(from_ms, &types).await;
+            newest.map_err(|failed| Chain(&failed).to_string())
+        };
+        let asking = newer::ask_when_still(&stats, still_after, newest_since);
+        tokio::join!(asking, telemetry::report_each_minute(&stats));
+    }
+}
+
+/// A quiet log moves with each look at its end.
+fn stalled_after(config: &Config) -> Duration {
+    config.stalled_after.max(config.poll_interval * 3)
 }
 
 /// What watches the run, and shows it to whoever asks; and where.
@@ -199,13 +218,12 @@ pub(super) async fn watch(
 
 /// What watches one run.
 fn observe(config: &Config, storage: &Path, stats: &Arc<Stats>) -> Arc<Observer> {
-    let stall_after = STALL_AFTER.max(config.poll_interval * 3);
     let listen = config.listen.as_ref();
     let shows_payloads = listen.is_some_and(|listen| listen.shows_payloads);
     Observer::new(
         stats.clone(),
         storage,
-        stall_after,
+        stalled_after(config),
         shows_payloads,
         identity(config),
     )

@@ -329,6 +329,8 @@ table! {
         "Names by which browsers may call it, beside localhost");
     LISTEN_SHOW_PAYLOADS = key("listen.show-payloads", Kind::Bool, Group::Listening,
         "Let the status page show the documents of dead letters").default("false");
+    LISTEN_STALLED_AFTER = key("listen.stalled-after", Kind::Duration, Group::Listening,
+        "Not ready if nothing has moved for so long though Teleport has newer events").default("5m");
     LOCK_ENABLED = key("lock.enabled", Kind::Bool, Group::Locks,
         "Lock users after failed logins")
         .default("false").formerly(&["LOCKING_ENABLED"]);

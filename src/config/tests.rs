@@ -664,6 +664,7 @@ show-payloads = true
             "/var/lib/x",
         ),
         poll_interval: 10s,
+        stalled_after: 300s,
         page_limit: 5000,
         namespace: "other",
         window_size: 43200s,
@@ -927,6 +928,7 @@ fn what_is_shown_is_what_is_in_effect() {
     [listen]
     addr = "127.0.0.1:9747"  # default
     show-payloads = false  # default
+    stalled-after = "5m"  # default
 
     [lock]
     enabled = false  # default

@@ -72,7 +72,8 @@ impl Health {
             .filter_map(|(name, end)| of_end(name, end, now_ms))
             .collect();
         if troubles.is_empty()
-            && let Some(since_ms) = motion.stalled_since(now_ms)
+            && let Some(since_ms) = motion.still_since(now_ms)
+            && stats.newest_at_teleport_ms.load(Ordering::Relaxed) >= stats.unknown_from()
         {
             troubles.push(Trouble::Stalled { since_ms });
         }
@@ -100,21 +101,19 @@ fn of_end(name: &'static str, end: &End, now_ms: i64) -> Option<Trouble> {
     }
 }
 
-/// Whether anything moves: a document settles, or the position goes on. In a quiet log the
-/// position goes on with each look at the log's end, so one that stands is one that knows of
-/// newer events, or cannot know.
+/// Whether anything moves: a document settles, or the position goes on.
 #[derive(Debug)]
 pub(super) struct Motion {
-    stall_after: Duration,
+    still_after: Duration,
     settled: u64,
     position_ms: i64,
     moved_ms: i64,
 }
 
 impl Motion {
-    pub(super) fn new(stall_after: Duration, now_ms: i64) -> Self {
+    pub(super) fn new(still_after: Duration, now_ms: i64) -> Self {
         Self {
-            stall_after,
+            still_after,
             settled: 0,
             position_ms: 0,
             moved_ms: now_ms,
@@ -130,9 +129,9 @@ impl Motion {
         }
     }
 
-    fn stalled_since(&self, now_ms: i64) -> Option<i64> {
+    pub(super) fn still_since(&self, now_ms: i64) -> Option<i64> {
         let still_ms = u128::try_from(now_ms - self.moved_ms).unwrap_or(0);
-        (still_ms >= self.stall_after.as_millis()).then_some(self.moved_ms)
+        (still_ms >= self.still_after.as_millis()).then_some(self.moved_ms)
     }
 }
 
@@ -298,17 +297,25 @@ mod tests {
         let step = 299_999;
         let later = NOW + step;
         motion.look(&stats, later);
-        assert_eq!(motion.stalled_since(later), None);
-        assert_eq!(motion.stalled_since(later + 1), Some(NOW));
+        assert_eq!(motion.still_since(later), None);
+        assert_eq!(motion.still_since(later + 1), Some(NOW));
         // Either of them is enough.
         Stats::add(&stats.created, 1);
         motion.look(&stats, later);
-        assert_eq!(motion.stalled_since(later + step), None);
+        assert_eq!(motion.still_since(later + step), None);
         stats.position_ms.fetch_add(1, Ordering::Relaxed);
         motion.look(&stats, later + step);
-        assert_eq!(motion.stalled_since(later + 2 * step), None);
+        assert_eq!(motion.still_since(later + 2 * step), None);
+        // Only if Teleport has something that is not known.
+        let known_ms = NOW + 7;
+        stats.newest_settled_ms.store(known_ms, Ordering::Relaxed);
+        for (newest_ms, is_stalled) in [(0, false), (known_ms, false), (known_ms + 1, true)] {
+            let newest = &stats.newest_at_teleport_ms;
+            newest.store(newest_ms, Ordering::Relaxed);
+            let health = Health::of(&stats, &motion, later + 3 * step);
+            assert_eq!(health.is_stalled(), is_stalled, "{newest_ms}");
+        }
         let health = Health::of(&stats, &motion, later + 3 * step);
-        assert!(health.is_stalled());
         assert_eq!(
             health.troubles[0].to_string(),
             "stalled: nothing has moved since 2026-09-21T14:23:19Z, though Teleport has newer \

@@ -168,7 +168,7 @@ pub static METRICS: &[Metric] = &[
         "event_indexer_stalled",
         Gauge,
         "",
-        "1 if both ends answer and yet nothing has moved for five minutes; else 0.",
+        "1 if both ends answer and Teleport has newer events, and yet nothing has moved for listen.stalled-after; else 0.",
         |f, to| to.one(f64::from(f.health.is_stalled())),
     ),
     metric(

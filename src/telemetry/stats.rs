@@ -41,6 +41,9 @@ pub struct Stats {
     pub committed_ms: AtomicI64,
     /// When the newest event that has settled took place, ms since 1970; 0: none yet.
     pub newest_settled_ms: AtomicI64,
+    /// When the newest event was that Teleport had when it was last asked, which is where nothing
+    /// moves, ms since 1970; 0: none that has not settled.
+    pub newest_at_teleport_ms: AtomicI64,
     /// Documents that wait because their index is blocked.
     pub blocked: AtomicU64,
     /// Indices that are blocked.
@@ -207,6 +210,13 @@ impl Stats {
     /// Documents that have settled.
     pub fn settled(&self) -> u64 {
         Self::get(&self.created) + Self::get(&self.already_there) + Self::get(&self.dead_letters)
+    }
+
+    /// Events at this time or later may not have settled: the log is not read so far, nor has any
+    /// later one settled. In ms since 1970.
+    pub fn unknown_from(&self) -> i64 {
+        let newest_ms = self.newest_settled_ms.load(Ordering::Relaxed);
+        self.position_ms.load(Ordering::Relaxed).max(newest_ms + 1)
     }
 
     /// How far behind now the position is: everything older is settled. `None`: not known yet.

@@ -225,6 +225,33 @@ impl Client {
         Ok(self.search(&query, "").await?.events.pop())
     }
 
+    /// When the newest event was that took place at `from_ms` or later, and up to now; in ms since
+    /// 1970, and one of `types`, unless that is empty.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn newest_since(
+        &self,
+        from_ms: i64,
+        types: &[String],
+    ) -> Result<Option<i64>, CallError> {
+        let query = Query {
+            namespace: "default",
+            from_ms,
+            to_ms: Utc::now().timestamp_millis().max(from_ms),
+            types,
+            limit: 1,
+            newest_first: true,
+        };
+        let found = self.search(&query, "").await?.events;
+        let times = found.iter().filter_map(|event| event.time);
+        // Servers that know whole seconds only give what was before, too.
+        Ok(times
+            .map(Timestamp::millis)
+            .max()
+            .filter(|ms| *ms >= from_ms))
+    }
+
     /// All chunks of a UTC day.
     ///
     /// # Errors

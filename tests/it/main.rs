@@ -36,6 +36,7 @@ mod serverless;
 mod servers;
 mod share;
 mod shutdown;
+mod stalled;
 mod support;
 mod tls;
 mod verify;

@@ -29,7 +29,7 @@ fn unavailable() -> Answer {
 }
 
 /// host:port of the status page, once the program has said it.
-fn address(running: &Running) -> String {
+pub(crate) fn address(running: &Running) -> String {
     wait_until("the program has said where its status page is", || {
         let said = running.stderr();
         let rest = said.split_once("health at http").map(|(_, rest)| rest);
@@ -38,7 +38,7 @@ fn address(running: &Running) -> String {
     })
 }
 
-fn get(address: &str, path: &str) -> http::Answer {
+pub(crate) fn get(address: &str, path: &str) -> http::Answer {
     request(address, "GET", path, &[], b"").expect("the status page answers")
 }
 
@@ -54,7 +54,7 @@ fn metric(address: &str, name: &str) -> Option<f64> {
     Some(value.parse().expect("a metric is a number"))
 }
 
-fn wait_for_metric(address: &str, name: &str, wanted: f64) {
+pub(crate) fn wait_for_metric(address: &str, name: &str, wanted: f64) {
     wait_until(&format!("{name} is {wanted}"), || {
         match metric(address, name) {
             Some(value) if value == wanted => Ok(()),
@@ -63,7 +63,7 @@ fn wait_for_metric(address: &str, name: &str, wanted: f64) {
     });
 }
 
-fn wait_for_readiness(address: &str, status: u16, words: &str) {
+pub(crate) fn wait_for_readiness(address: &str, status: u16, words: &str) {
     wait_until(&format!("/readyz says {status} {words}"), || {
         let answer = get(address, "/readyz");
         let is_wanted = answer.status == status && answer.text().contains(words);
