@@ -1,5 +1,7 @@
 //! `configure`: writes what is needed to set the program up, and says what to do with it.
 
+mod helm;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,7 +12,7 @@ use chrono::{SecondsFormat, Utc};
 
 use super::{Exit, Failure};
 use crate::cli::Configure;
-use crate::config::keys;
+use crate::config::keys::{self, Group, Key, Kind};
 use crate::config::sources::FlagSetting;
 use crate::config::written::Written;
 use crate::output;
@@ -27,6 +29,10 @@ const IN_CONTAINER: &[(&str, &str)] = &[
     ("teleport.identity", "/identity"),
     ("forward.elasticsearch.api-key", "file:/secrets/api-key"),
 ];
+
+/// The secret of Kubernetes with what Elasticsearch wants: `api-key`, and `ca.crt` if there is one.
+const SECRET: &str = "teleport-event-indexer-elasticsearch";
+const CA_IN_CONTAINER: (&str, &str) = ("forward.elasticsearch.ca", "/secrets/ca.crt");
 
 /// A file to write.
 struct Content {
@@ -45,6 +51,9 @@ pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<
     }
     let former_storage = written.former_storage.clone();
     let contents = contents(options, &written);
+    let left_out = left_out(&written);
+    let install = install(&written);
+    let ca = written.text_of(&keys::CA);
     let addr = written.addr();
     match written.check() {
         Ok(warnings) => {
@@ -60,6 +69,13 @@ pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<
         }
     }
     write(&options.directory, &contents, options.force)?;
+    if !left_out.is_empty() {
+        output::note(format_args!(
+            "note: {}: of this machine, so left out of kubernetes.yaml and helm-values.yaml; there, \
+             secrets give an API key and an identity",
+            left_out.join(", ")
+        ));
+    }
     for Content { name, purpose, .. } in &contents {
         let path = options.directory.join(name);
         output::data(format_args!("{}: {purpose}", path.display()))?;
@@ -67,12 +83,42 @@ pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<
     let steps = include_str!("../../templates/configure/next-steps.txt");
     let import =
         former_storage.map_or_else(String::new, |storage| format!(" --import-state {storage}"));
+    let ca = ca.map_or_else(String::new, |ca| format!(" --from-file=ca.crt={ca}"));
     let steps = steps
+        .replace("@INSTALL@", &install)
         .replace("@DIR@", &options.directory.display().to_string())
+        .replace("@CA@", &ca)
+        .replace("@SECRET@", SECRET)
         .replace("@ADDR@", &addr)
         .replace("@IMPORT@", &import);
     output::data(steps.trim_end())?;
     Ok(Exit::Done)
+}
+
+/// How to make what is needed in Elasticsearch, once its address is known.
+fn install(written: &Written) -> String {
+    let flag = |key: &Key| {
+        written
+            .text_of(key)
+            .map(|value| format!(" --{} {value}", key.flag()))
+    };
+    let address = flag(&keys::HOSTS).or_else(|| flag(&keys::CLOUD_ID));
+    let (first, address) = match address {
+        Some(address) => ("", address),
+        None => (
+            " set hosts or cloud-id in @DIR@/config.toml, then,",
+            format!(
+                " --{} https://elasticsearch.example.com:9200",
+                keys::HOSTS.flag()
+            ),
+        ),
+    };
+    let trust = [&keys::CA, &keys::CA_FINGERPRINT].map(|key| flag(key).unwrap_or_default());
+    format!(
+        "Elasticsearch:{first} as a user who may:\n\n  \
+         teleport-event-indexer install{address}{} \\",
+        trust.concat()
+    )
 }
 
 /// What is known of the configuration: the event handler's, and over it what was typed.
@@ -94,14 +140,34 @@ fn read(options: &Configure, mut flags: Vec<FlagSetting>) -> Result<Written, Fai
     Ok(written)
 }
 
+/// What is a path or a secret of this machine: in a container both are elsewhere.
+fn is_of_this_machine(key: &Key) -> bool {
+    matches!(key.kind, Kind::Path | Kind::Secret)
+        || key == &keys::USER
+        || key.group == Group::Listening
+}
+
+/// What has no counterpart in the files for Kubernetes.
+fn left_out(written: &Written) -> Vec<&'static str> {
+    let has_counterpart = |key: &Key| {
+        let names = IN_CONTAINER.iter().chain([&CA_IN_CONTAINER]);
+        names.map(|(name, _)| *name).any(|name| name == key.name)
+    };
+    let keys = written.values().map(|(key, _)| key);
+    keys.filter(|key| is_of_this_machine(key) && !has_counterpart(key))
+        .map(|key| key.name)
+        .collect()
+}
+
 fn contents(options: &Configure, written: &Written) -> Vec<Content> {
     // With the event handler's state, reading goes on where that has stopped.
     let start = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
     let is_first = options.from.is_none() && !written.is_set(keys::START_TIME.name);
     let start = is_first.then_some((keys::START_TIME.name, start.as_str()));
     let changes: Vec<(&'static str, &str)> = start.into_iter().collect();
-    let in_container = [&changes[..], IN_CONTAINER].concat();
-    let config = written.text(&in_container);
+    let mut in_container = [&changes[..], IN_CONTAINER].concat();
+    in_container.extend(written.is_set(keys::CA.name).then_some(CA_IN_CONTAINER));
+    let config = written.text(|key| !is_of_this_machine(key), &in_container);
     let indented: Vec<String> = config
         .lines()
         .map(|line| format!("    {line}").trim_end().to_owned())
@@ -119,7 +185,11 @@ fn contents(options: &Configure, written: &Written) -> Vec<Content> {
     vec![
         Content {
             is_private: true,
-            ..content("config.toml", "the configuration", written.text(&changes))
+            ..content(
+                "config.toml",
+                "the configuration",
+                written.text(|_| true, &changes),
+            )
         },
         content(
             "teleport-role.yaml",
@@ -149,8 +219,15 @@ fn contents(options: &Configure, written: &Written) -> Vec<Content> {
         ),
         content(
             "kubernetes.yaml",
-            "configuration, volume and deployment for Kubernetes",
-            kubernetes.replace("@CONFIG@", &indented.join("\n")),
+            "configuration, volume and deployment for Kubernetes, without Helm",
+            kubernetes
+                .replace("@CONFIG@", &indented.join("\n"))
+                .replace("@SECRET@", SECRET),
+        ),
+        content(
+            "helm-values.yaml",
+            "values for the Helm chart",
+            helm::values(written, &changes),
         ),
     ]
 }

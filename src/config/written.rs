@@ -76,18 +76,29 @@ impl Written {
         self.settings.contains_key(name)
     }
 
-    /// Teleport's address; empty if it is not known.
-    pub fn addr(&self) -> String {
-        let setting = self.raw.settings.get(keys::TELEPORT_ADDR.name);
-        match setting.map(|setting| &setting.value) {
-            Some(Value::Text(addr)) => addr.clone(),
-            _ => String::new(),
+    /// The settings that were made, with their values.
+    pub fn values(&self) -> impl Iterator<Item = (&'static Key, serde_json::Value)> {
+        let known = |(name, text): (&&'static str, &String)| Some((keys::find(name)?, value(text)));
+        self.settings.iter().filter_map(known)
+    }
+
+    /// A setting that is a text.
+    pub fn text_of(&self, key: &Key) -> Option<String> {
+        match &self.raw.settings.get(key.name)?.value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
         }
     }
 
-    /// The file's text, with these settings in place of others.
-    pub fn text(&self, changes: &[(&'static str, &str)]) -> String {
+    /// Teleport's address; empty if it is not known.
+    pub fn addr(&self) -> String {
+        self.text_of(&keys::TELEPORT_ADDR).unwrap_or_default()
+    }
+
+    /// The file's text, with what is kept of the settings, and these in place of others.
+    pub fn text(&self, is_kept: impl Fn(&Key) -> bool, changes: &[(&'static str, &str)]) -> String {
         let mut settings = self.settings.clone();
+        settings.retain(|name, _| keys::find(name).is_some_and(&is_kept));
         for (name, value) in changes {
             settings.insert(name, sources::quoted(value));
         }
@@ -149,6 +160,15 @@ fn toml(setting: &Setting) -> String {
     }
 }
 
+/// A value as TOML has it, for other formats.
+fn value(text: &str) -> serde_json::Value {
+    let parsed: Result<toml::Value, _> = text.parse();
+    match parsed {
+        Ok(toml::Value::Datetime(_)) | Err(_) => text.into(),
+        Ok(value) => serde_json::to_value(value).unwrap_or_else(|_| text.into()),
+    }
+}
+
 /// The example's lines, with the key that a line shows or sets.
 fn lines() -> impl Iterator<Item = (&'static str, Option<String>)> {
     let mut table = "";
@@ -188,7 +208,7 @@ mod tests {
     #[test]
     fn settings_take_their_place_in_the_example() {
         let none = Written::new(None, Vec::new()).unwrap();
-        assert_eq!(none.text(&[]), EXAMPLE);
+        assert_eq!(none.text(|_| true, &[]), EXAMPLE);
         let chosen = Written::new(
             None,
             vec![
@@ -200,7 +220,7 @@ mod tests {
             ],
         )
         .unwrap();
-        let text = chosen.text(&[("storage", "/state")]);
+        let text = chosen.text(|_| true, &[("storage", "/state")]);
         let changed = EXAMPLE.lines().zip(text.lines());
         let changed: Vec<&str> = changed
             .filter(|(before, after)| before != after)

@@ -16,6 +16,16 @@ fn read(indexer: &Indexer, name: &str) -> String {
     fs::read_to_string(indexer.directory().join(name)).expect("it was written")
 }
 
+/// Values for Helm, without the time of the run.
+fn without_now(text: &str) -> String {
+    let lines = text.lines();
+    let lines = lines.map(|line| match line.split_once("start-time: ") {
+        Some((before, _)) => format!("{before}start-time: NOW"),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// The lines of a configuration that set something, without the time of the run.
 fn settings(text: &str) -> String {
     let lines = text.lines();
@@ -49,7 +59,8 @@ fn everything_for_a_new_cluster() {
     out/tbot.yaml: Machine ID, which keeps the identity fresh
     out/elasticsearch-writer-role.json: role for Elasticsearch, for who makes it by hand
     out/teleport-event-indexer.service: systemd unit
-    out/kubernetes.yaml: configuration, volume and deployment for Kubernetes
+    out/kubernetes.yaml: configuration, volume and deployment for Kubernetes, without Helm
+    out/helm-values.yaml: values for the Helm chart
 
     Next, Teleport knows the indexer. Once, with tctl:
 
@@ -58,19 +69,18 @@ fn everything_for_a_new_cluster() {
     and then its identity comes from one of these:
 
       a workstation with tctl, for a trial:
-        tctl auth sign --user=teleport-event-indexer --ttl=24h --out=identity
-        and set identity in [teleport] to that file (whoever is no administrator needs teleport-impersonator-role.yaml)
+        tctl auth sign --format=file --user=teleport-event-indexer --ttl=24h --out=identity
+        and set identity in [teleport] to that file (whoever is no administrator needs teleport-impersonator-role.yaml: docs/teleport.md)
       a Linux machine, with Machine ID, which keeps it fresh:
         tctl bots add teleport-event-indexer --roles=teleport-event-indexer
         put the token that it prints into out/tbot.yaml, then: tbot start -c out/tbot.yaml
       Kubernetes, with Machine ID in the cluster:
-        let tbot write a secret (output kubernetes_secret) named teleport-event-indexer-identity
-        kubectl create secret generic teleport-event-indexer --from-file=api-key=elasticsearch-api-key
-        kubectl apply -f out/kubernetes.yaml
+        let tbot write a secret (output kubernetes_secret) named teleport-event-indexer-identity,
+        or have the Helm chart run a tbot beside the indexer: see tbot in out/helm-values.yaml
 
-    Elasticsearch: set hosts or cloud-id in out/config.toml, then, as a user who may:
+    Elasticsearch: as a user who may:
 
-      teleport-event-indexer install --elasticsearch-hosts https://elasticsearch.example.com:9200 \
+      teleport-event-indexer install --elasticsearch-hosts https://one.example.com:9200,https://two.example.com:9200 \
           --elasticsearch-user elastic --elasticsearch-password file:elastic-password \
           --create-api-key --secret-file elasticsearch-api-key
 
@@ -80,6 +90,45 @@ fn everything_for_a_new_cluster() {
 
       teleport-event-indexer check -c out/config.toml
       teleport-event-indexer start -c out/config.toml
+
+    or, on Kubernetes, in the namespace where the secret with the identity is:
+
+      kubectl create secret generic teleport-event-indexer-elasticsearch --from-file=api-key=elasticsearch-api-key
+      helm install teleport-event-indexer packaging/helm/teleport-event-indexer --values out/helm-values.yaml
+      (without Helm: kubectl apply -f out/kubernetes.yaml)
+    "#);
+    assert_snapshot!(without_now(&read(&indexer, "out/helm-values.yaml")), @r#"
+    # Values for the chart in packaging/helm/teleport-event-indexer, which has many more:
+    #   helm install teleport-event-indexer packaging/helm/teleport-event-indexer --values helm-values.yaml
+    # They hold no secret: the chart takes secrets of the cluster by name.
+    config:
+      forward:
+        elasticsearch:
+          hosts: ["https://one.example.com:9200","https://two.example.com:9200"]
+      start-time: NOW
+      teleport:
+        addr: "teleport.example.com:443"
+
+    image:
+      # Where your cluster finds the image that you have built from the Dockerfile.
+      repository: teleport-event-indexer
+
+    elasticsearch:
+      # Has the API key in the key `api-key`.
+      existingSecret: teleport-event-indexer-elasticsearch
+      # Has the CA in the key `ca.crt`; empty: the system's certificate authorities.
+      caSecret: ""
+
+    teleport:
+      # Has the identity in the key `identity`; used while tbot is off.
+      identitySecret: teleport-event-indexer-identity
+
+    # Better: a tbot beside the indexer keeps the identity fresh. It joins by the pod's own token, so it
+    # needs a join token of the method `kubernetes`, named here, and the cluster's name.
+    tbot:
+      enabled: false
+      token: teleport-event-indexer
+      clusterName: teleport.example.com
     "#);
     assert_snapshot!(settings(&read(&indexer, "out/config.toml")), @r#"
     storage = "state"
@@ -154,7 +203,7 @@ fn everything_for_a_new_cluster() {
     assert_snapshot!(shown(&indexer, &["configure", "out", "other.example.com:443"]), @r#"
     exit code 2
     --- stderr
-    error: these are there already: out/config.toml, out/teleport-role.yaml, out/teleport-impersonator-role.yaml, out/tbot.yaml, out/elasticsearch-writer-role.json, out/teleport-event-indexer.service, out/kubernetes.yaml; name another folder, or replace them with --force
+    error: these are there already: out/config.toml, out/teleport-role.yaml, out/teleport-impersonator-role.yaml, out/tbot.yaml, out/elasticsearch-writer-role.json, out/teleport-event-indexer.service, out/kubernetes.yaml, out/helm-values.yaml; name another folder, or replace them with --force
     "#);
     assert_eq!(read(&indexer, "out/config.toml"), before);
     let forced = indexer.run(&["configure", "out", "other.example.com:443", "--force"]);
@@ -162,7 +211,7 @@ fn everything_for_a_new_cluster() {
     assert!(read(&indexer, "out/config.toml").contains("other.example.com:443"));
     assert!(!read(&indexer, "out/teleport-role.yaml").contains("lock"));
     let left = fs::read_dir(indexer.directory().join("out")).expect("it is there");
-    assert_eq!(left.count(), 7);
+    assert_eq!(left.count(), 8);
 }
 
 #[test]

@@ -2,6 +2,7 @@ mod backfill;
 mod bad_input;
 mod bindings;
 mod boundaries;
+mod chart;
 mod cli;
 mod configure;
 mod crash;

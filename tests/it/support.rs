@@ -15,7 +15,7 @@ pub(crate) mod stand_ins;
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -89,6 +89,12 @@ fn script(path: &str) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// The program `helm`. `None` where it cannot be had and need not be.
+pub(crate) fn helm() -> Option<PathBuf> {
+    let built = script("helm/build").output().expect("it can be run");
+    script_answer(&built).map(PathBuf::from)
 }
 
 /// A script's trimmed stdout; `None` where it says, by exit code 3, that this machine lacks

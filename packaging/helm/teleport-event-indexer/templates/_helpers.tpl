@@ -33,7 +33,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* What the chart itself decides: places in the container. */}}
+{{/* What the chart itself decides: places in the container. To Helm each number is a fraction, which no setting takes. */}}
 {{- define "indexer.config" -}}
 {{- $elasticsearch := dict "api-key" "file:/secrets/elasticsearch/api-key" }}
 {{- if .Values.elasticsearch.caSecret }}
@@ -45,5 +45,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- $places := dict "storage" "/state" "teleport" (dict "identity" (ternary "/tbot/identity" "/secrets/teleport/identity" .Values.tbot.enabled)) "forward" (dict "elasticsearch" $elasticsearch) }}
 {{- with $listen }}{{ $_ := set $places "listen" . }}{{ end }}
-{{- mergeOverwrite (deepCopy .Values.config) $places | toToml }}
+{{- $text := mergeOverwrite (deepCopy .Values.config) $places | toToml }}
+{{- regexReplaceAll "(?m)^( *[a-z-]+ = [0-9]+)[.]0$" $text "${1}" }}
 {{- end }}

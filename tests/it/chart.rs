@@ -1,0 +1,111 @@
+//! The Helm chart with the values that `configure` writes, by Helm itself.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::helm;
+use crate::support::program::Indexer;
+
+/// What Helm prints.
+fn run(helm: &Path, args: &[&str]) -> String {
+    let output = Command::new(helm).args(args).output();
+    let output = output.expect("helm can be run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    String::from_utf8(output.stdout).expect("Helm prints UTF-8")
+}
+
+/// The configuration within the manifests, with the places of the container in the folder.
+fn configuration(manifests: &str) -> String {
+    let (_, text) = manifests.split_once("  config.toml: |\n").expect("a file");
+    let lines = text
+        .lines()
+        .take_while(|line| line.starts_with("    ") || line.is_empty());
+    let lines: Vec<_> = lines.map(str::trim_start).collect();
+    let text = lines.join("\n");
+    text.replace("file:/secrets/", "file:")
+        .replace("\"/state\"", "\"state\"")
+}
+
+#[test]
+fn the_chart_takes_what_configure_writes() {
+    let Some(helm) = helm() else {
+        return;
+    };
+    let indexer = Indexer::new();
+    std::fs::create_dir(indexer.directory().join("elasticsearch")).expect("a new folder");
+    indexer.write("elasticsearch/api-key", "id:key");
+    std::fs::create_dir(indexer.directory().join("token")).expect("a new folder");
+    indexer.write(
+        "token/token",
+        "a-token-that-nobody-guesses-and-that-is-long",
+    );
+    let chart = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/packaging/helm/teleport-event-indexer"
+    );
+    let cloud_id = "--elasticsearch-cloud-id=audit:Y2xvdWQuZXhhbXBsZS5jb20kZWxhc3RpY3NlYXJjaA==";
+    let hosts = "--elasticsearch-hosts=https://one.example.com:9200";
+    let some: &[&str] = &[];
+    let all: &[&str] = &[
+        "--set=tbot.enabled=true,listen.enabled=true,serviceMonitor.enabled=true",
+        "--set=elasticsearch.caSecret=ca,persistence.storageClass=fast",
+    ];
+    let cases = [
+        (
+            "hosts",
+            vec![
+                hosts,
+                "--elasticsearch-ca=ca.crt",
+                "--types=user.login,session.*",
+            ],
+            some,
+        ),
+        (
+            "cloud",
+            vec![cloud_id, "--window-size=12h", "--elasticsearch-gzip=false"],
+            some,
+        ),
+        (
+            "all",
+            vec![hosts, "--batch=500", "--limits-events-per-second=20000000"],
+            all,
+        ),
+    ];
+    for (directory, settings, set) in cases {
+        let args = [
+            &["configure", directory, "teleport.example.com:443"],
+            &settings[..],
+        ]
+        .concat();
+        let output = indexer.run(&args);
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        let values = indexer.directory().join(directory).join("helm-values.yaml");
+        let values = format!("--values={}", values.display());
+        let with = [&[chart, values.as_str()], set].concat();
+        run(&helm, &[&["lint", "--strict"], &with[..]].concat());
+        let manifests = run(
+            &helm,
+            &[&["template", "audit", "--kube-version=1.31"], &with[..]].concat(),
+        );
+        let config = configuration(&manifests);
+        indexer.write("config.toml", &config);
+        let status = indexer.run(&["status", "-c", "config.toml"]);
+        assert_ne!(status.code, Some(2), "{}\n{config}", status.stderr);
+        match directory {
+            "hosts" => {
+                assert!(
+                    config.contains("types = [\"user.login\", \"session.*\"]"),
+                    "{config}"
+                );
+                assert!(
+                    manifests.contains("/secrets/elasticsearch-ca/ca.crt"),
+                    "{manifests}"
+                );
+                assert!(config.contains("start-time = "), "{config}");
+            }
+            "cloud" => assert!(!config.contains("hosts"), "{config}"),
+            _ => assert!(config.contains("addr = \"0.0.0.0:9747\""), "{config}"),
+        }
+    }
+}
