@@ -23,7 +23,7 @@ use chrono::DateTime;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::event::AuditEvent;
+use crate::event::{AuditEvent, DAY_MS};
 
 use self::ecs::Ecs;
 
@@ -265,7 +265,7 @@ impl Encoder {
         /// Many more days than are read side by side, few enough to look through.
         const DAYS_MAX: usize = 64;
 
-        let number = time_ms.div_euclid(86_400_000);
+        let number = time_ms.div_euclid(DAY_MS);
         let known = match self.days.get(self.last_day) {
             Some(day) if day.number == number => Some(self.last_day),
             _ => self.days.iter().position(|day| day.number == number),

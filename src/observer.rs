@@ -122,7 +122,7 @@ impl Observer {
                 self.look_into_state_file().await;
             }
             let health = self.health();
-            self.tell_whether_it_moves(&health, &mut is_stalled);
+            tell_whether_it_moves(&health, &mut is_stalled);
             if !is_ready && health.troubles.is_empty() {
                 is_ready = true;
                 manager.tell("READY=1");
@@ -133,23 +133,6 @@ impl Observer {
             manager.feed_watchdog();
             ticks = ticks.wrapping_add(1);
         }
-    }
-
-    /// Says so once when it is stalled, and when it no longer is.
-    fn tell_whether_it_moves(&self, health: &Health, was_stalled: &mut bool) {
-        let is_stalled = health.is_stalled();
-        if is_stalled && !*was_stalled {
-            for trouble in &health.troubles {
-                error!(
-                    mend = "the status page and the lines before say what is held up, if anything \
-                            is known; if nothing is, restart it: nothing is lost by that",
-                    "{trouble}"
-                );
-            }
-        } else if *was_stalled && !is_stalled {
-            info!("no longer stalled: it moves again, or an end does not answer");
-        }
-        *was_stalled = is_stalled;
     }
 
     async fn look_into_state_file(self: &Arc<Self>) {
@@ -258,6 +241,23 @@ impl State {
             dead_letters,
         }))
     }
+}
+
+/// Says so once when it is stalled, and when it no longer is.
+fn tell_whether_it_moves(health: &Health, was_stalled: &mut bool) {
+    let is_stalled = health.is_stalled();
+    if is_stalled && !*was_stalled {
+        for trouble in &health.troubles {
+            error!(
+                mend = "the status page and the lines before say what is held up, if anything \
+                        is known; if nothing is, restart it: nothing is lost by that",
+                "{trouble}"
+            );
+        }
+    } else if *was_stalled && !is_stalled {
+        info!("no longer stalled: it moves again, or an end does not answer");
+    }
+    *was_stalled = is_stalled;
 }
 
 fn now_ms() -> i64 {

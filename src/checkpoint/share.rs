@@ -134,9 +134,8 @@ impl Checkpoint {
 mod tests {
     use super::*;
     use crate::checkpoint::{Counts, Step};
+    use crate::event::DAY_MS;
     use chrono::NaiveDate;
-
-    const DAY_MS: i64 = 86_400_000;
 
     #[test]
     fn one_run_carries_one_piece_after_the_other() {

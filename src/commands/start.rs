@@ -16,8 +16,7 @@ use crate::cli::Start;
 use crate::commands::import;
 use crate::commands::new_position::NewPosition;
 use crate::commands::old_days::first_to_write;
-use crate::commands::status::identity_value;
-use crate::commands::status::time;
+use crate::commands::status::{identity_value, time};
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::worker::{Answer, Ended, Finish, Next, Request, Rules, Worker};
 use super::{Listing, Piece, PieceState, Progress, Tally, Version};
+use crate::event::DAY_MS;
 
 /// One event each millisecond of the audit log.
 const EVENTS: i64 = 60;
@@ -375,15 +376,14 @@ fn whatever_breaks_each_piece_is_done_once_all_of_it_is_settled() {
 
 #[test]
 fn a_share_is_cut_at_multiples_of_its_pieces() {
-    const DAY: i64 = 86_400_000;
     let share = super::Share {
         name: "s".into(),
         state: super::ShareState::Planning,
         cluster: "c".into(),
-        from_ms: DAY / 2,
-        to_ms: 3 * DAY + 1,
-        first_ms: DAY / 2,
-        piece_ms: DAY,
+        from_ms: DAY_MS / 2,
+        to_ms: 3 * DAY_MS + 1,
+        first_ms: DAY_MS / 2,
+        piece_ms: DAY_MS,
         filters: String::new(),
         index: String::new(),
         schema: String::new(),
@@ -395,10 +395,10 @@ fn a_share_is_cut_at_multiples_of_its_pieces() {
     assert_eq!(
         spans,
         [
-            (DAY / 2, DAY),
-            (DAY, 2 * DAY),
-            (2 * DAY, 3 * DAY),
-            (3 * DAY, 3 * DAY + 1)
+            (DAY_MS / 2, DAY_MS),
+            (DAY_MS, 2 * DAY_MS),
+            (2 * DAY_MS, 3 * DAY_MS),
+            (3 * DAY_MS, 3 * DAY_MS + 1)
         ]
     );
 }

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{IntoRequest, Status, Streaming};
 
 use crate::config::TeleportConfig;
-use crate::event::{AuditEvent, Timestamp};
+use crate::event::{AuditEvent, DAY_MS, Timestamp};
 use crate::pipeline::quota;
 use crate::telemetry::Stats;
 use crate::teleport::dial::Route;
@@ -213,16 +213,7 @@ impl Client {
     /// If the call fails.
     pub async fn newest_event(&self) -> Result<Option<AuditEvent>, CallError> {
         let to_ms = Utc::now().timestamp_millis();
-        let from_ms = to_ms - crate::event::DAY_MS;
-        let query = Query {
-            namespace: "default",
-            from_ms,
-            to_ms,
-            types: &[],
-            limit: 1,
-            newest_first: false,
-        };
-        Ok(self.search(&query, "").await?.events.pop())
+        self.newest(to_ms - DAY_MS, to_ms, &[]).await
     }
 
     /// When the newest event was that took place at `from_ms` or later, and up to now; in ms since
@@ -235,21 +226,28 @@ impl Client {
         from_ms: i64,
         types: &[String],
     ) -> Result<Option<i64>, CallError> {
+        let to_ms = Utc::now().timestamp_millis().max(from_ms);
+        let newest = self.newest(from_ms, to_ms, types).await?;
+        let newest_ms = newest.and_then(|event| event.time).map(Timestamp::millis);
+        // Servers that know whole seconds only give what was before, too.
+        Ok(newest_ms.filter(|ms| *ms >= from_ms))
+    }
+
+    async fn newest(
+        &self,
+        from_ms: i64,
+        to_ms: i64,
+        types: &[String],
+    ) -> Result<Option<AuditEvent>, CallError> {
         let query = Query {
             namespace: "default",
             from_ms,
-            to_ms: Utc::now().timestamp_millis().max(from_ms),
+            to_ms,
             types,
             limit: 1,
             newest_first: true,
         };
-        let found = self.search(&query, "").await?.events;
-        let times = found.iter().filter_map(|event| event.time);
-        // Servers that know whole seconds only give what was before, too.
-        Ok(times
-            .map(Timestamp::millis)
-            .max()
-            .filter(|ms| *ms >= from_ms))
+        Ok(self.search(&query, "").await?.events.pop())
     }
 
     /// All chunks of a UTC day.

@@ -43,7 +43,7 @@ pub(crate) fn get(address: &str, path: &str) -> http::Answer {
 }
 
 /// A metric, by its whole name with labels.
-fn metric(address: &str, name: &str) -> Option<f64> {
+pub(crate) fn metric(address: &str, name: &str) -> Option<f64> {
     let answer = get(address, "/metrics").success();
     let values = answer
         .text()

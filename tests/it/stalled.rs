@@ -5,7 +5,7 @@ use teleport_event_indexer::demo::auth::{Method, Unreadable};
 use teleport_event_indexer::demo::elastic::Refusal;
 use tonic::Code;
 
-use crate::observer::{address, get, wait_for_metric, wait_for_readiness};
+use crate::observer::{address, get, metric, wait_for_metric, wait_for_readiness};
 use crate::support::rig::{Rig, event, midnight, rfc3339, wait_until_said};
 use crate::support::wait_until;
 
@@ -64,14 +64,7 @@ fn a_log_whose_newest_event_is_stored_is_not_stalled_though_its_position_stands(
     let address = address(&running);
     wait_until_said(&running, "a chunk breaks at the same event each time");
     rig.wait_until_stored(1);
-    let position = || {
-        get(&address, "/metrics")
-            .success()
-            .text()
-            .lines()
-            .find(|line| line.starts_with("event_indexer_checkpoint_time_seconds "))
-            .map(ToOwned::to_owned)
-    };
+    let position = || metric(&address, "event_indexer_checkpoint_time_seconds");
     let stands = position();
     assert!(stands.is_some());
     // It is asked again and again, and each time there is nothing newer.

@@ -14,11 +14,11 @@ use super::*;
 use crate::checkpoint::{DeadLetterFilter, SourceMode, Window};
 use crate::demo::events::{Id, Random, encode};
 use crate::document::IndexPattern;
+use crate::event::DAY_MS;
 use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::delivery::{Attempt, Fault, Outcome, Refusal};
 use crate::pipeline::unless_stopped;
 
-const DAY_MS: i64 = 86_400_000;
 const FROM_MS: i64 = 20_000 * DAY_MS;
 const DAYS: i64 = 3;
 const TO_MS: i64 = FROM_MS + DAYS * DAY_MS;
