@@ -1,6 +1,7 @@
 //! What the program tells about itself while it runs: counters and the log.
 
 mod end;
+mod reason;
 mod stats;
 
 use std::sync::atomic::Ordering;
@@ -16,7 +17,8 @@ use tracing_subscriber::{Layer, Registry, reload};
 use crate::config::{LogConfig, LogFormat};
 use crate::output;
 
-pub use self::end::{End, Standing};
+pub use self::end::{End, Failing, Line, Standing};
+pub use self::reason::{GAP_REASONS, Reason};
 pub use self::stats::{
     BulkRequest, DURATION_BOUNDS, Durations, HeldUp, RequestOutcome, RequestOutcomes, Stats,
 };

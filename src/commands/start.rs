@@ -194,7 +194,7 @@ pub(super) fn company(transfer: &Transfer) -> impl Future<Output = ()> + use<> {
     async move {
         let newest_since = async |from_ms| {
             let newest = client.newest_since(from_ms, &types).await;
-            newest.map_err(|failed| Chain(&failed).to_string())
+            newest.map_err(|failed| (failed.reason(), Chain(&failed).to_string()))
         };
         let asking = newer::ask_when_still(&stats, still_after, newest_since);
         tokio::join!(asking, telemetry::report_each_minute(&stats));

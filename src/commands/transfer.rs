@@ -24,7 +24,7 @@ use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
 use crate::shutdown::Reload;
-use crate::telemetry::{self, Stats};
+use crate::telemetry::{self, Reason, Stats};
 use crate::teleport::audit_log::{AuditLog, Reading, Sent};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
 
@@ -120,7 +120,7 @@ pub(super) async fn reach<T, E: Error + Send + Sync + 'static>(
             Patience::Endless(end) if passes(&failed) => end,
             _ => return Err(Failure::Failed(failed.into())),
         };
-        end.failed(&Chain(&failed).to_string());
+        end.failed(Reason::Unreachable, &Chain(&failed).to_string());
         let pause = backoff.failed().wait;
         warn!(
             ?pause,
@@ -239,9 +239,11 @@ impl Transfer {
         let asked = asked(self.reload.clone());
         let stats = self.stats.clone();
         let work = Box::pin(self.through(Bulk::new(client, gzip, bytes), stop));
-        let tell = move |end_ms: Option<i64>| {
-            let end_ms = end_ms.unwrap_or_default();
-            stats.credentials_end_ms.store(end_ms, Ordering::Relaxed);
+        let tell = move |life_ms: Option<(i64, i64)>| {
+            let (start_ms, end_ms) = life_ms.unwrap_or_default();
+            let (start, end) = (&stats.credentials_start_ms, &stats.credentials_end_ms);
+            start.store(start_ms, Ordering::Relaxed);
+            end.store(end_ms, Ordering::Relaxed);
         };
         let fresh = Box::pin(async move { fresh.keep_fresh(asked, tell).await });
         beside(work, fresh).await

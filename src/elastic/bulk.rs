@@ -34,6 +34,7 @@ use crate::elastic::client::{Answer, Body, Client, ErrorAnswer, Method};
 use crate::output::Chain;
 use crate::pipeline::Sink;
 use crate::pipeline::delivery::{Attempt, Fault, Outcome, Refusal};
+use crate::telemetry::Reason;
 
 /// All that is read of an answer; the rest is not even sent.
 const PATH: &str = "/_bulk?filter_path=items.*.status,items.*.error.type,items.*.error.reason";
@@ -78,6 +79,7 @@ impl Sink for Bulk {
             Err(failed) => Attempt::Transient(Fault {
                 what: Chain(&failed).to_string(),
                 mend: failed.mend().unwrap_or_default().to_owned(),
+                reason: Reason::Unreachable,
                 ..Fault::default()
             }),
         }
@@ -219,6 +221,10 @@ fn read(answer: &Answer, operations: usize) -> Attempt {
         }
         status @ (429 | 408 | 500..=599) => Attempt::Transient(Fault {
             overloaded: status == 429 || status == 503,
+            reason: match status {
+                429 | 503 => Reason::Overloaded,
+                _ => Reason::Other,
+            },
             retry_after: answer.retry_after,
             ..fault(format!("{address} answered {}", error()), "")
         }),
@@ -226,15 +232,19 @@ fn read(answer: &Answer, operations: usize) -> Attempt {
         // security index.
         401 => Attempt::Blocked(Fault {
             may_pass: true,
+            reason: Reason::Credentials,
             ..fault(
                 format!("{address} refuses the credentials: {}", error()),
                 "check user and password, or api-key, in [forward.elasticsearch]",
             )
         }),
-        403 => Attempt::Blocked(fault(
-            format!("{address} refuses the request: {}", error()),
-            "give the writer's role `create_doc` and `auto_configure` on the audit indices",
-        )),
+        403 => Attempt::Blocked(Fault {
+            reason: Reason::Denied,
+            ..fault(
+                format!("{address} refuses the request: {}", error()),
+                "give the writer's role `create_doc` and `auto_configure` on the audit indices",
+            )
+        }),
         _ => Attempt::Blocked(fault(
             format!("{address} answered {}", error()),
             "check `hosts` and any proxy in between",
@@ -250,42 +260,56 @@ fn outcome(item: ItemAnswer<'_>) -> Outcome {
         Some(Object(error)) => (error.error_type, error.reason.unwrap_or_default()),
         None => (Cow::default(), Cow::default()),
     };
-    let fault = |mend: &str| Fault {
+    let fault = |kind, mend: &str| Fault {
         what: format!("status {status}, {error_type}: {reason}"),
         mend: mend.into(),
+        reason: kind,
         ..Fault::default()
     };
     match (status, &*error_type) {
         (200..=299, _) => Outcome::Created,
         (409, _) => Outcome::AlreadyThere,
         (429, "cluster_block_exception") => Outcome::Blocked(fault(
+            Reason::DiskFull,
             "Elasticsearch's disk is full: free space, then the index opens by itself",
         )),
         (429 | 408 | 500..=599, _) => Outcome::Transient(Fault {
             what: format!("status {status}, {error_type}"),
             overloaded: status == 429,
+            reason: match status {
+                429 => Reason::Overloaded,
+                _ => Reason::Other,
+            },
             ..Fault::default()
         }),
-        (400, "index_closed_exception") => Outcome::Blocked(fault("open the index")),
+        (400, "index_closed_exception") => {
+            Outcome::Blocked(fault(Reason::Closed, "open the index"))
+        }
         (400, "validation_exception") => Outcome::Blocked(fault(
+            Reason::ShardLimit,
             "delete old indices, add nodes or raise cluster.max_shards_per_node",
         )),
-        (400, "invalid_index_name_exception") => Outcome::Blocked(fault("correct `index`")),
+        (400, "invalid_index_name_exception") => {
+            Outcome::Blocked(fault(Reason::Other, "correct `index`"))
+        }
         (400, _) => Outcome::Refused(Refusal {
             status,
             error_type: error_type.into_owned(),
             reason: reason.into_owned(),
         }),
-        (403, "cluster_block_exception") => {
-            Outcome::Blocked(fault("the index is read-only: lift its block"))
-        }
+        (403, "cluster_block_exception") => Outcome::Blocked(fault(
+            Reason::ReadOnly,
+            "the index is read-only: lift its block",
+        )),
         (401 | 403, _) => Outcome::Blocked(fault(
+            Reason::Denied,
             "give the writer's role `create_doc` and `auto_configure` on the audit indices",
         )),
         (404, _) => Outcome::Blocked(fault(
+            Reason::Other,
             "the index cannot be created by itself: check action.auto_create_index",
         )),
-        _ => Outcome::Blocked(fault("see Elasticsearch's own log")),
+        _ => Outcome::Blocked(fault(Reason::Other, "see Elasticsearch's own log")),
     }
 }
 

@@ -202,6 +202,7 @@ fn roughly(duration: Duration) -> String {
 mod tests {
     use super::*;
     use crate::checkpoint::{BlockedSummary, DeadLetterSummary};
+    use crate::telemetry::Reason;
 
     const NOW: i64 = 1_790_000_000_000;
     const STALL: Duration = Duration::from_secs(300);
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn an_end_is_in_trouble_when_it_has_failed_for_a_while() {
         let stats = running();
-        stats.elasticsearch.failed("status 503");
+        stats.elasticsearch.failed(Reason::Overloaded, "status 503");
         let Standing::Fails { since_ms, .. } = stats.elasticsearch.standing() else {
             panic!("it fails");
         };

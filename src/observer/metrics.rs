@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
+use self::samples::Samples;
 use super::health::Health;
 use super::process::Process;
 use crate::checkpoint::{RunKind, Summary};
-use crate::telemetry::{DURATION_BOUNDS, RequestOutcome, Standing, Stats};
+use crate::telemetry::{DURATION_BOUNDS, GAP_REASONS, Reason, RequestOutcome, Standing, Stats};
+
+mod samples;
 
 /// What metrics are made of.
 #[derive(Debug)]
@@ -48,39 +51,11 @@ pub struct Metric {
     pub name: &'static str,
     /// How it behaves.
     pub kind: Kind,
-    /// Its label and all values of it; empty if it has none.
+    /// Its labels and all values of each; empty if it has none.
     pub labels: &'static str,
     /// What it says.
     pub help: &'static str,
     read: fn(&Facts<'_>, &mut Samples<'_>),
-}
-
-/// Takes the values of one metric.
-#[derive(Debug)]
-struct Samples<'a> {
-    text: &'a mut String,
-    name: &'static str,
-}
-
-impl Samples<'_> {
-    /// A value that has no label. One that is not known is left out.
-    fn one(&mut self, value: impl Into<Option<f64>>) {
-        if let Some(value) = value.into() {
-            self.line("", "", value);
-        }
-    }
-
-    /// A value for one label, whose value has no character that needs care.
-    fn of(&mut self, label: &str, is: &str, value: impl Into<Option<f64>>) {
-        if let Some(value) = value.into() {
-            self.line("", &format!("{{{label}=\"{is}\"}}"), value);
-        }
-    }
-
-    fn line(&mut self, suffix: &str, labels: &str, value: f64) {
-        let name = self.name;
-        writeln!(self.text, "{name}{suffix}{labels} {value}").expect("a text takes all");
-    }
 }
 
 const fn metric(
@@ -268,11 +243,20 @@ pub static METRICS: &[Metric] = &[
     metric(
         "event_indexer_errors_total",
         Counter,
-        "`stage`: `pull`, `send`",
-        "Calls to Teleport and bulk requests that failed as a whole; each is tried again.",
+        "`stage`: `pull`, `send`; `reason`: `unreachable`, `credentials`, `denied`, `overloaded`, `other`",
+        "Calls to Teleport and bulk requests that failed as a whole, by why; each is tried again.",
         |f, to| {
-            to.of("stage", "pull", f.stats.teleport.failures() as f64);
-            to.of("stage", "send", f.stats.elasticsearch.failures() as f64);
+            for (stage, end) in [
+                ("pull", &f.stats.teleport),
+                ("send", &f.stats.elasticsearch),
+            ] {
+                let failures = end.failures_by_reason();
+                for (reason, count) in Reason::OF_FAILURES.into_iter().zip(failures) {
+                    let reason = reason.as_str();
+                    let labels = format!("{{stage=\"{stage}\",reason=\"{reason}\"}}");
+                    to.line("", &labels, count as f64);
+                }
+            }
         },
     ),
     metric(
@@ -306,9 +290,13 @@ pub static METRICS: &[Metric] = &[
     metric(
         "event_indexer_gaps_total",
         Counter,
-        "",
-        "Spans found that could not be read from Teleport.",
-        |f, to| to.one(Stats::get(&f.stats.gaps) as f64),
+        "`reason`: `event_unreadable`, `event_malformed`, `chunk_unreadable`, `chunk_vanished`, `recording_missing`, `recording_unreadable`, `other`",
+        "Spans found that could not be read from Teleport, by why.",
+        |f, to| {
+            for (reason, count) in GAP_REASONS.into_iter().zip(f.stats.gaps.each()) {
+                to.of("reason", reason, count as f64);
+            }
+        },
     ),
     metric(
         "event_indexer_open_gaps",
@@ -334,9 +322,14 @@ pub static METRICS: &[Metric] = &[
     metric(
         "event_indexer_blocked_indices",
         Gauge,
-        "",
-        "Indices that take nothing until somebody does something; the log and the status page say what.",
-        |f, to| to.one(Stats::get(&f.stats.blocked_indices) as f64),
+        "`reason`: `denied`, `read_only`, `closed`, `disk_full`, `shard_limit`, `store_full`, `other`",
+        "Indices that take nothing until somebody does something, by why; the log and the status page say what. `store_full`: blocked-bytes is used up, so nothing more is read.",
+        |f, to| {
+            let counts = f.stats.blocked_by_reason();
+            for (reason, count) in Reason::OF_BLOCKS.into_iter().zip(counts) {
+                to.of("reason", reason.as_str(), count as f64);
+            }
+        },
     ),
     metric(
         "event_indexer_blocked_documents",
@@ -351,6 +344,24 @@ pub static METRICS: &[Metric] = &[
         "",
         "Bytes of those in the state file, as blocked-bytes counts them.",
         |f, to| to.one(told(f, |summary| summary.blocked.bytes)),
+    ),
+    metric(
+        "event_indexer_credential_start_time_seconds",
+        Gauge,
+        ENDS,
+        "From when the credentials in use hold, in seconds since 1970, as those of the next row; between the two lies their life.",
+        |f, to| {
+            to.of(
+                "end",
+                "teleport",
+                seconds(Stats::time(&f.stats.certificate_start_ms)),
+            );
+            to.of(
+                "end",
+                "elasticsearch",
+                seconds(Stats::time(&f.stats.credentials_start_ms)),
+            );
+        },
     ),
     metric(
         "event_indexer_credential_expiry_time_seconds",
@@ -551,7 +562,9 @@ mod tests {
         let stats = Stats::default();
         stats.teleport.answered();
         for end in [
+            &stats.certificate_start_ms,
             &stats.certificate_end_ms,
+            &stats.credentials_start_ms,
             &stats.credentials_end_ms,
             &stats.position_ms,
         ] {
@@ -569,12 +582,14 @@ mod tests {
             let head = format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.as_str());
             assert_eq!(text.matches(&head).count(), 1, "{name}");
             let is_ours = |line: &&str| line.starts_with(&format!("{name}{{"));
-            let values = text.lines().filter(is_ours).map(|line| {
-                let (_, rest) = line.split_once("=\"").unwrap();
-                rest.split_once('"').unwrap().0
+            let values = text.lines().filter(is_ours).flat_map(|line| {
+                let (_, rest) = line.split_once('{').unwrap();
+                rest.split('"').skip(1).step_by(2)
             });
             let values: BTreeSet<&str> = values.collect();
-            let told = labels.split('`').skip(3).step_by(2);
+            let told = labels
+                .split("; ")
+                .flat_map(|label| label.split('`').skip(3).step_by(2));
             let told: BTreeSet<&str> = told.collect();
             if *name != "event_indexer_build_info" {
                 assert_eq!(values, told, "{name}");
@@ -606,6 +621,11 @@ mod tests {
             duration: Duration::from_millis(30),
             outcome: RequestOutcome::Transient,
         });
+        stats.elasticsearch.failed(Reason::Denied, "no");
+        stats.note_gap("recording_missing");
+        stats.note_gap("something new");
+        stats.hold_up(&"index".into(), Reason::Closed, "closed", "");
+        stats.blocked_indices.store(1, relaxed);
         let backfill = |from_ms, position_ms, to_ms, finished| RunSummary {
             id: RunId::default(),
             kind: RunKind::Backfill {
@@ -651,6 +671,12 @@ mod tests {
             "event_indexer_bulk_request_duration_seconds_bucket{le=\"+Inf\"} 1",
             "event_indexer_bulk_request_duration_seconds_sum 0.03",
             "event_indexer_bulk_request_duration_seconds_count 1",
+            "event_indexer_errors_total{stage=\"send\",reason=\"denied\"} 1",
+            "event_indexer_errors_total{stage=\"pull\",reason=\"denied\"} 0",
+            "event_indexer_gaps_total{reason=\"recording_missing\"} 1",
+            "event_indexer_gaps_total{reason=\"other\"} 1",
+            "event_indexer_blocked_indices{reason=\"closed\"} 1",
+            "event_indexer_blocked_indices{reason=\"other\"} 0",
             "event_indexer_unfinished_backfills 2",
             "event_indexer_backfill_progress_ratio 0.375",
             "event_indexer_backfill_remaining_seconds 50",

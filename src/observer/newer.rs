@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::health::Motion;
 use super::{TICK, now_ms};
-use crate::telemetry::{Standing, Stats};
+use crate::telemetry::{Reason, Standing, Stats};
 
 /// The longest pause between two questions.
 const EVERY: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(60);
 pub async fn ask_when_still(
     stats: &Stats,
     still_after: Duration,
-    newest_since: impl AsyncFn(i64) -> Result<Option<i64>, String>,
+    newest_since: impl AsyncFn(i64) -> Result<Option<i64>, (Reason, String)>,
 ) {
     let mut motion = Motion::new(still_after, now_ms());
     let mut has_failed = false;
@@ -44,8 +44,8 @@ pub async fn ask_when_still(
                 }
                 has_failed = false;
             }
-            Err(said) => {
-                stats.teleport.failed(&said);
+            Err((reason, said)) => {
+                stats.teleport.failed(reason, &said);
                 has_failed = true;
             }
         }

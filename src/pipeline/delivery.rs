@@ -21,7 +21,7 @@ use crate::pipeline::Sink;
 use crate::pipeline::batch::{Batch, BatchLimits, Operation};
 use crate::pipeline::progress::PageNumber;
 use crate::pipeline::retry::{Backoff, Failure};
-use crate::telemetry::{BulkRequest, RequestOutcome, Stats};
+use crate::telemetry::{BulkRequest, Line, Reason, RequestOutcome, Stats};
 
 /// What a sink says after one attempt at a bulk request.
 #[derive(Debug)]
@@ -71,6 +71,8 @@ pub struct Fault {
     pub what: String,
     /// What to do about it; empty where there is nothing to do.
     pub mend: String,
+    /// The same in one word.
+    pub reason: Reason,
     /// Elasticsearch has too much to do: fewer requests at once.
     pub overloaded: bool,
     /// How long the server asks to be left alone.
@@ -365,9 +367,13 @@ impl<K: Sink> Delivery<K> {
         });
         match &attempt {
             Attempt::Transient(fault) | Attempt::Blocked(fault) => {
-                elasticsearch.failed(&fault.what)
+                elasticsearch.failed(fault.reason, &fault.what);
             }
-            _ => elasticsearch.answered(),
+            _ => {
+                if let Some(lasted) = elasticsearch.answered() {
+                    info!(after = ?lasted, "Elasticsearch answers again");
+                }
+            }
         }
         attempt
     }
@@ -381,22 +387,23 @@ impl<K: Sink> Delivery<K> {
         Stats::add(&self.stats.retried, documents as u64);
         let Fault { what, mend, .. } = fault;
         let (failures, pause) = (failure.failures, pause(failure.wait, fault));
-        if failure.is_lasting() {
-            warn!(
+        let elasticsearch = &self.stats.elasticsearch;
+        match elasticsearch.line(fault.reason, failure.failing(), false) {
+            Line::None => {}
+            Line::Lasting => warn!(
                 documents,
                 failures,
                 ?pause,
                 mend,
                 "bulk request failed, trying again: {what}"
-            );
-        } else {
-            info!(
+            ),
+            Line::Brief => info!(
                 documents,
                 failures,
                 ?pause,
                 mend,
                 "bulk request failed, trying again: {what}"
-            );
+            ),
         }
         failure
     }
@@ -405,7 +412,11 @@ impl<K: Sink> Delivery<K> {
         let failure = backoff.failed();
         let Fault { what, mend, .. } = fault;
         let pause = pause(failure.wait, fault);
-        if fault.may_pass && !failure.is_lasting() {
+        let elasticsearch = &self.stats.elasticsearch;
+        let line = elasticsearch.line(fault.reason, failure.failing(), true);
+        if line == Line::None {
+            // It has been told of.
+        } else if fault.may_pass && line == Line::Brief {
             warn!(
                 documents,
                 ?pause,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::telemetry::Failing;
+
 /// Exponential backoff with a cap and jitter. It never gives up.
 #[derive(Debug)]
 pub struct Backoff {
@@ -75,6 +77,14 @@ impl Failure {
     /// Worth a warning: it has lasted for a minute. Before that it is worth a line at info.
     pub fn is_lasting(&self) -> bool {
         self.lasting >= Duration::from_secs(60)
+    }
+
+    /// The same as the end at which it fails sees it.
+    pub fn failing(&self) -> Failing {
+        Failing {
+            is_first: self.failures == 1,
+            is_lasting: self.is_lasting(),
+        }
     }
 }
 

@@ -328,7 +328,7 @@ impl<K: Sink> Loop<K> {
             .expect("recording a gap does not panic")?;
         // Looks back meet a gap again and again.
         if new {
-            Stats::add(&self.stats.gaps, 1);
+            self.stats.note_gap(&gap.reason);
             error!(
                 reason = gap.reason,
                 from_ms = gap.from_ms,

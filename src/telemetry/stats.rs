@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::End;
+use super::reason::{Counts, GAP_REASONS};
+use super::{End, Reason};
 use crate::event::AuditEvent;
 
 /// Counters of one run, since the process started. Cheap to write, read by progress bars, the
@@ -32,7 +33,7 @@ pub struct Stats {
     /// Documents refused and kept.
     pub dead_letters: AtomicU64,
     /// Spans that could not be read.
-    pub gaps: AtomicU64,
+    pub gaps: Counts<{ GAP_REASONS.len() }>,
     /// Bytes of the documents stored.
     pub document_bytes: AtomicU64,
     /// Everything before this is settled, ms since 1970; 0: not known yet.
@@ -48,8 +49,12 @@ pub struct Stats {
     pub blocked: AtomicU64,
     /// Indices that are blocked.
     pub blocked_indices: AtomicU64,
+    /// From when our certificate for Teleport holds, ms since 1970; 0: not known yet.
+    pub certificate_start_ms: AtomicI64,
     /// Until when our certificate for Teleport holds, ms since 1970; 0: not known yet.
     pub certificate_end_ms: AtomicI64,
+    /// From when our credentials for Elasticsearch hold, ms since 1970; 0: not known.
+    pub credentials_start_ms: AtomicI64,
     /// Until when our credentials for Elasticsearch hold, ms since 1970; 0: not known, or for ever.
     pub credentials_end_ms: AtomicI64,
     /// Documents that were taken in and have not settled.
@@ -174,6 +179,8 @@ pub struct HeldUp {
     pub what: String,
     /// What to do about it; empty where there is nothing.
     pub mend: String,
+    /// The same in one word.
+    pub reason: Reason,
 }
 
 /// How many of the last bulk requests are remembered.
@@ -279,8 +286,29 @@ impl Stats {
         lock(&self.recent).iter().rev().cloned().collect()
     }
 
+    /// Counts a gap that was found.
+    pub fn note_gap(&self, reason: &str) {
+        self.gaps.note(&GAP_REASONS, &reason);
+    }
+
+    /// How many indices are blocked, by [`Reason::OF_BLOCKS`]; those that are too many to remember
+    /// why are among the last.
+    pub fn blocked_by_reason(&self) -> [u64; Reason::OF_BLOCKS.len()] {
+        let mut counts = [0; Reason::OF_BLOCKS.len()];
+        let mut remembered = 0;
+        let last = counts.len() - 1;
+        for held in lock(&self.held_up).values() {
+            let all = Reason::OF_BLOCKS.iter();
+            let place = all.clone().position(|reason| *reason == held.reason);
+            counts[place.unwrap_or(last)] += 1;
+            remembered += 1;
+        }
+        counts[last] += Self::get(&self.blocked_indices).saturating_sub(remembered);
+        counts
+    }
+
     /// Says why documents of an index wait.
-    pub fn hold_up(&self, index: &Arc<str>, what: &str, mend: &str) {
+    pub fn hold_up(&self, index: &Arc<str>, reason: Reason, what: &str, mend: &str) {
         let mut held_up = lock(&self.held_up);
         let since_ms = held_up.get(index).map(|held| held.since_ms);
         if since_ms.is_none() && held_up.len() == MOST_HELD_UP {
@@ -291,6 +319,7 @@ impl Stats {
             since_ms,
             what: what.to_owned(),
             mend: mend.to_owned(),
+            reason,
         };
         held_up.insert(index.clone(), held);
     }
@@ -346,15 +375,22 @@ mod tests {
                 duration: Duration::from_millis(25),
                 outcome: RequestOutcome::Answered,
             });
-            stats.hold_up(&format!("index-{n}").into(), "closed", "open it");
+            stats.hold_up(
+                &format!("index-{n}").into(),
+                Reason::Closed,
+                "closed",
+                "open it",
+            );
         }
         let recent = stats.recent_requests();
         assert_eq!((recent.len(), recent[0].ended_ms), (RECENT_REQUESTS, 199));
         assert_eq!(stats.held_up().len(), MOST_HELD_UP);
         let since_ms = stats.held_up()[0].1.since_ms;
-        stats.hold_up(&"index-0".into(), "no room", "make some");
+        stats.hold_up(&"index-0".into(), Reason::DiskFull, "no room", "make some");
         let held = stats.held_up()[0].1.clone();
         assert_eq!((held.since_ms, held.what.as_str()), (since_ms, "no room"));
+        stats.blocked_indices.store(200, Ordering::Relaxed);
+        assert_eq!(stats.blocked_by_reason(), [0, 0, 99, 1, 0, 0, 100]);
         stats.let_go("index-0");
         assert_eq!(stats.held_up().len(), MOST_HELD_UP - 1);
         assert_eq!(stats.requests.get(RequestOutcome::Answered), 200);

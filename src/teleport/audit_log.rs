@@ -20,7 +20,7 @@ use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stopped};
-use crate::telemetry::Stats;
+use crate::telemetry::{Line, Stats};
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::pace::Pace;
 use crate::teleport::{export, left_off, locking, recording, search};
@@ -295,7 +295,9 @@ impl Context {
                 None => return Answer::Stopped,
                 Some(Ok(answer)) => {
                     self.pace.answered();
-                    self.stats.teleport.answered();
+                    if let Some(lasted) = self.stats.teleport.answered() {
+                        info!(after = ?lasted, "Teleport answers again");
+                    }
                     return Answer::Got(answer);
                 }
                 Some(Err(failed)) => failed,
@@ -319,28 +321,18 @@ impl Context {
     pub(super) async fn pause(&self, backoff: &mut Backoff, failed: &CallError) {
         let failure = backoff.failed();
         let (pause, failures, mend) = (failure.wait, failure.failures, failed.mend());
-        self.stats.teleport.failed(&Chain(failed).to_string());
-        if failed.remedy() == Remedy::Hold {
-            error!(
+        let said = Chain(failed).to_string();
+        self.stats.teleport.failed(failed.reason(), &said);
+        let must_act = failed.remedy() == Remedy::Hold;
+        let teleport = &self.stats.teleport;
+        match teleport.line(failed.reason(), failure.failing(), must_act) {
+            Line::None => {}
+            _ if must_act => error!(
                 ?pause,
-                mend,
-                "cannot read, nothing is lost, holding: {}",
-                Chain(failed)
-            );
-        } else if failure.is_lasting() {
-            warn!(
-                ?pause,
-                failures,
-                "reading failed, trying again: {}",
-                Chain(failed)
-            );
-        } else {
-            info!(
-                ?pause,
-                failures,
-                "reading failed, trying again: {}",
-                Chain(failed)
-            );
+                mend, "cannot read, nothing is lost, holding: {said}"
+            ),
+            Line::Lasting => warn!(?pause, failures, "reading failed, trying again: {said}"),
+            Line::Brief => info!(?pause, failures, "reading failed, trying again: {said}"),
         }
         unless_stopped(&self.stop, sleep(pause)).await;
     }

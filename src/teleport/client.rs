@@ -111,9 +111,13 @@ impl Client {
     /// ends, until it is dropped. `asked` ends when somebody wants the files read at once.
     pub async fn keep_fresh(&self, asked: impl AsyncFnMut(), stats: &Stats) {
         let proves = async |channel| ping(channel).await.map(drop);
-        let tell = |end: DateTime<Utc>| {
-            let end_ms = end.timestamp_millis();
-            stats.certificate_end_ms.store(end_ms, Ordering::Relaxed);
+        let tell = |credentials: &Credentials| {
+            for (known, time) in [
+                (&stats.certificate_start_ms, credentials.not_before),
+                (&stats.certificate_end_ms, credentials.not_after),
+            ] {
+                known.store(time.timestamp_millis(), Ordering::Relaxed);
+            }
         };
         self.connection.keep_fresh(asked, proves, tell).await;
     }

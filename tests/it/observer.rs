@@ -99,6 +99,11 @@ fn metrics_and_health_follow_what_befalls_both_ends() {
         "event_indexer_credential_expiry_time_seconds{end=\"teleport\"}",
     );
     assert!(end.is_some_and(|end| end > 1.7e9), "{end:?}");
+    let start = metric(
+        &address,
+        "event_indexer_credential_start_time_seconds{end=\"teleport\"}",
+    );
+    assert!(start.is_some() && start < end, "{start:?}");
     let alive = get(&address, "/livez");
     assert_eq!((alive.status, alive.text()), (200, "alive\n"));
 
@@ -109,7 +114,8 @@ fn metrics_and_health_follow_what_befalls_both_ends() {
     wait_for_metric(&address, up, 0.0);
     wait_for_metric(&address, "event_indexer_in_flight_documents", 50.0);
     wait_for_readiness(&address, 503, "Elasticsearch fails since ");
-    assert!(metric(&address, "event_indexer_errors_total{stage=\"send\"}") >= Some(1.0));
+    let too_much = "event_indexer_errors_total{stage=\"send\",reason=\"overloaded\"}";
+    assert!(metric(&address, too_much) >= Some(1.0));
     assert!(metric(&address, "event_indexer_retried_documents_total") >= Some(50.0));
     assert_eq!(get(&address, "/livez").status, 200);
     let picture = get(&address, "/status.json").success().json();
@@ -124,6 +130,8 @@ fn metrics_and_health_follow_what_befalls_both_ends() {
         .fail_next(Method::ListChunks, 6, Code::Unavailable);
     wait_for_readiness(&address, 503, "Teleport fails since ");
     wait_for_metric(&address, "event_indexer_end_up{end=\"teleport\"}", 0.0);
+    let away = "event_indexer_errors_total{stage=\"pull\",reason=\"unreachable\"}";
+    assert!(metric(&address, away) >= Some(1.0));
     wait_for_readiness(&address, 200, "ready");
     running.terminate();
     assert_eq!(running.wait().code, Some(0));

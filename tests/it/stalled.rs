@@ -38,6 +38,8 @@ fn whoever_cannot_go_on_is_stalled_until_it_goes_on() {
     let words = "stalled: nothing has moved since ";
     wait_for_readiness(&address, 503, words);
     wait_for_metric(&address, "event_indexer_stalled", 1.0);
+    let full = "event_indexer_blocked_indices{reason=\"store_full\"}";
+    wait_for_metric(&address, full, 1.0);
     let said = wait_until_said(&running, words);
     assert!(said.contains("ERROR"), "{said}");
     rig.elasticsearch().clear_rules();

@@ -147,7 +147,7 @@ impl PieceWork {
                 chunks: chunks.into_iter().map(mark).collect(),
             },
         };
-        let gaps = Stats::get(&working.stats.gaps);
+        let gaps = working.stats.gaps.sum();
         let tally = Tally {
             events: run.counts.events,
             created: run.counts.created,

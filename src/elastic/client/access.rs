@@ -50,13 +50,16 @@ impl Files {
 }
 
 impl Files {
-    /// When the client certificate ends, in milliseconds since 1970; `None` if there is none.
-    pub(super) fn certificate_end_ms(&self) -> Option<i64> {
+    /// From when until when the client certificate holds, in milliseconds since 1970; `None` if there
+    /// is none.
+    pub(super) fn certificate_life_ms(&self) -> Option<(i64, i64)> {
         let pem = self.identity.as_ref()?;
         let leaf = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
         let leaf = x509_cert::Certificate::from_der(&leaf).ok()?;
-        let end = leaf.tbs_certificate().validity().not_after;
-        i64::try_from(end.to_unix_duration().as_millis()).ok()
+        let validity = leaf.tbs_certificate().validity();
+        let ms =
+            |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_millis()).ok();
+        Some((ms(validity.not_before)?, ms(validity.not_after)?))
     }
 }
 
@@ -362,10 +365,14 @@ mod tests {
             ca: None,
             identity,
         };
-        let left_ms =
-            files(Some(pem)).certificate_end_ms().unwrap() - chrono::Utc::now().timestamp_millis();
-        assert!((1..=25 * 3_600_000).contains(&left_ms), "{left_ms}");
-        assert_eq!(files(None).certificate_end_ms(), None);
+        let (start_ms, end_ms) = files(Some(pem)).certificate_life_ms().unwrap();
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        assert!(
+            (1..=25 * 3_600_000).contains(&(end_ms - now_ms)),
+            "{end_ms}"
+        );
+        assert!(start_ms <= now_ms, "{start_ms}");
+        assert_eq!(files(None).certificate_life_ms(), None);
     }
 
     #[test]

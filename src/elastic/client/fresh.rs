@@ -30,11 +30,15 @@ enum Look {
 
 impl Client {
     /// Takes over new credentials when their files change, until it is dropped, which it may be at
-    /// any point. `asked` ends when somebody wants the files read at once; `tell` is told when those
-    /// in use end, as far as that is known.
-    pub async fn keep_fresh(&self, mut asked: impl AsyncFnMut(), tell: impl Fn(Option<i64>)) {
+    /// any point. `asked` ends when somebody wants the files read at once; `tell` is told how
+    /// long those in use hold, as far as that is known.
+    pub async fn keep_fresh(
+        &self,
+        mut asked: impl AsyncFnMut(),
+        tell: impl Fn(Option<(i64, i64)>),
+    ) {
         let mut told = None;
-        tell(self.credentials_end_ms());
+        tell(self.credentials_life_ms());
         loop {
             let is_kept = told.is_some();
             let interval = if is_kept { REFUSED_INTERVAL } else { INTERVAL };
@@ -47,7 +51,7 @@ impl Client {
                 Look::Same => told = None,
                 Look::Renewed => {
                     info!("credentials for Elasticsearch renewed");
-                    tell(self.credentials_end_ms());
+                    tell(self.credentials_life_ms());
                     told = None;
                 }
                 Look::Kept(reason) => {
@@ -60,10 +64,10 @@ impl Client {
         }
     }
 
-    /// When the client certificate ends, in milliseconds since 1970; `None` without one. When an API
-    /// key ends is not for the writer to know.
-    fn credentials_end_ms(&self) -> Option<i64> {
-        self.access().files.certificate_end_ms()
+    /// From when until when the client certificate holds, in milliseconds since 1970; `None` without
+    /// one. When an API key ends is not for the writer to know.
+    fn credentials_life_ms(&self) -> Option<(i64, i64)> {
+        self.access().files.certificate_life_ms()
     }
 
     /// Takes over what the files hold now, if it can be used. For those who wait for the server.

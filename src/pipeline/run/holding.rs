@@ -15,6 +15,7 @@ use crate::output::Chain;
 use crate::pipeline::Sink;
 use crate::pipeline::batch::Batch;
 use crate::pipeline::delivery::{Fault, FromDisk, Held};
+use crate::telemetry::Reason;
 
 /// Documents of a blocked index that were to be stored, and how many were new.
 pub(super) type Storing = (Batch, Result<u64, BlockedError>);
@@ -69,10 +70,10 @@ impl<K: Sink> Loop<K> {
     }
 
     fn say_blocked(&self, index: &Arc<str>, told: Option<Duration>, fault: &Fault) {
-        self.stats.hold_up(index, &fault.what, &fault.mend);
+        let Fault { what, mend, .. } = fault;
+        self.stats.hold_up(index, fault.reason, what, mend);
         let Some(pause) = told else { return };
         let documents = self.blocked.documents();
-        let Fault { what, mend, .. } = fault;
         error!(
             %index,
             documents,
@@ -95,7 +96,7 @@ impl<K: Sink> Loop<K> {
             );
             let index: Arc<str> = index.into();
             let what = "its documents wait in the state file since an earlier run";
-            self.stats.hold_up(&index, what, "");
+            self.stats.hold_up(&index, Reason::Other, what, "");
             self.blocked.remember(index, documents, Instant::now());
         }
         self.count_blocked();
@@ -144,7 +145,11 @@ impl<K: Sink> Loop<K> {
             Err(failed) => {
                 let mend = "open the index again, or raise blocked-bytes";
                 let what = format!("holding in memory: {}", Chain(&failed));
-                self.stats.hold_up(&index, &what, mend);
+                let reason = match failed {
+                    BlockedError::Full { .. } => Reason::StoreFull,
+                    _ => Reason::Other,
+                };
+                self.stats.hold_up(&index, reason, &what, mend);
                 let pause = self.storing_backoff.failed().wait;
                 self.storing_due = now + pause;
                 error!(

@@ -98,19 +98,19 @@ impl Connection {
     /// Looks after the credentials until it is dropped, which it may be at any point.
     ///
     /// `asked` ends when somebody wants the files read now; `proves` makes a call on a new channel;
-    /// `tell` is told until when the certificate holds, each time that it is looked at.
+    /// `tell` is told of the certificate in use, each time that it is looked at.
     pub(super) async fn keep_fresh(
         &self,
         mut asked: impl AsyncFnMut(),
         proves: impl AsyncFn(Channel) -> Result<(), CallError>,
-        tell: impl Fn(DateTime<Utc>),
+        tell: impl Fn(&Credentials),
     ) {
         let mut alarm = Alarm::default();
         let mut pause = None;
         loop {
             let now = Utc::now();
             let current = self.credentials();
-            tell(current.not_after);
+            tell(&current);
             if alarm.is_due(&current, now) {
                 current.warn_of_end(now);
             }

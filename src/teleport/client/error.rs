@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 
 use super::SILENCE;
 use crate::output::Chain;
+use crate::telemetry::Reason;
 use crate::teleport::dial::{DialError, explain_alert};
 use crate::teleport::identity::IdentityError;
 
@@ -77,6 +78,21 @@ impl CallError {
                 | Code::Internal
                 | Code::Unavailable
                 | Code::DataLoss => Remedy::Retry,
+            },
+        }
+    }
+
+    /// What kind of failure it is.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Identity(_) => Reason::Credentials,
+            Self::Dial(_) | Self::Silence { .. } => Reason::Unreachable,
+            Self::Status { .. } if self.is_too_much() => Reason::Overloaded,
+            Self::Status { code, .. } => match code {
+                Code::PermissionDenied => Reason::Denied,
+                Code::Unauthenticated => Reason::Credentials,
+                Code::Unavailable | Code::DeadlineExceeded => Reason::Unreachable,
+                _ => Reason::Other,
             },
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use teleport_event_indexer::demo::auth::{AuthOptions, Unsteady};
+use teleport_event_indexer::demo::auth::{AuthOptions, Method, Unsteady};
 use teleport_event_indexer::demo::elastic::ElasticsearchOptions;
 use tonic::Code;
 
@@ -42,10 +42,18 @@ fn a_server_that_is_away_for_more_than_a_minute_is_said_and_then_read_on() {
         let is_said = lines.any(|line| line.contains("WARN reading failed, trying again"));
         is_said.then_some(()).ok_or(said)
     });
+    // However often it was tried: when it began, and once a minute.
+    let lines = daemon
+        .stderr()
+        .matches("reading failed, trying again")
+        .count();
+    assert!(rig.auth().n_calls(Method::Search) > 8);
+    assert!((2..=4).contains(&lines), "{}", daemon.stderr());
 
     rig.auth().set_unsteady(None);
     rig.append([event("when it was back", "prompt", Utc::now())]);
     rig.wait_until_complete();
+    wait_until_said(&daemon, "INFO Teleport answers again after=");
     daemon.terminate();
     assert_eq!(daemon.wait().code, Some(0));
     let summary = rig.summary();

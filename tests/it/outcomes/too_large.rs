@@ -166,7 +166,7 @@ fn what_is_refused_for_ever_as_if_it_were_for_a_moment_is_told_of_by_name() {
     rig.elasticsearch().refuse_larger(Some((1_500_000, 429)));
     let running = rig.spawn(&backfill(3, 2));
     // It takes more than a minute until it is taken for what it is.
-    wait_until_said(&running, "failures=8");
+    wait_until_said(&running, "WARN bulk request failed, trying again: ");
     wait_until_said(&running, LARGE);
     let output = running.wait();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
