@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::helm;
 use crate::support::program::Indexer;
+use crate::support::tool;
 
 /// What Helm prints.
 fn run(helm: &Path, args: &[&str]) -> String {
@@ -29,7 +29,7 @@ fn configuration(manifests: &str) -> String {
 
 #[test]
 fn the_chart_takes_what_configure_writes() {
-    let Some(helm) = helm() else {
+    let Some(helm) = tool("helm") else {
         return;
     };
     let indexer = Indexer::new();
@@ -47,8 +47,9 @@ fn the_chart_takes_what_configure_writes() {
     let cloud_id = "--elasticsearch-cloud-id=audit:Y2xvdWQuZXhhbXBsZS5jb20kZWxhc3RpY3NlYXJjaA==";
     let hosts = "--elasticsearch-hosts=https://one.example.com:9200";
     let some: &[&str] = &[];
+    let mute: &[&str] = &["--set=listen.enabled=false"];
     let all: &[&str] = &[
-        "--set=tbot.enabled=true,listen.enabled=true,serviceMonitor.enabled=true",
+        "--set=tbot.enabled=true,serviceMonitor.enabled=true",
         "--set=elasticsearch.caSecret=ca,persistence.storageClass=fast",
     ];
     let cases = [
@@ -64,7 +65,7 @@ fn the_chart_takes_what_configure_writes() {
         (
             "cloud",
             vec![cloud_id, "--window-size=12h", "--elasticsearch-gzip=false"],
-            some,
+            mute,
         ),
         (
             "all",
@@ -92,6 +93,16 @@ fn the_chart_takes_what_configure_writes() {
         indexer.write("config.toml", &config);
         let status = indexer.run(&["status", "-c", "config.toml"]);
         assert_ne!(status.code, Some(2), "{}\n{config}", status.stderr);
+        // Whoever is to be watched has probes, and a port that only the token opens.
+        for part in [
+            "livenessProbe:\n            httpGet: {path: /livez, port: https, scheme: HTTPS}",
+            "readinessProbe:\n            httpGet: {path: /readyz, port: https, scheme: HTTPS}",
+            "addr = \"0.0.0.0:9747\"",
+            "token = \"file:token/token\"",
+        ] {
+            let is_there = manifests.contains(part) || config.contains(part);
+            assert_eq!(is_there, set != mute, "{part} {manifests}");
+        }
         match directory {
             "hosts" => {
                 assert!(
@@ -105,7 +116,7 @@ fn the_chart_takes_what_configure_writes() {
                 assert!(config.contains("start-time = "), "{config}");
             }
             "cloud" => assert!(!config.contains("hosts"), "{config}"),
-            _ => assert!(config.contains("addr = \"0.0.0.0:9747\""), "{config}"),
+            _ => assert!(manifests.contains("kind: ServiceMonitor"), "{manifests}"),
         }
     }
 }

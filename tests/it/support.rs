@@ -91,10 +91,10 @@ fn script(path: &str) -> Command {
     command
 }
 
-/// The program `helm`. `None` where it cannot be had and need not be.
-pub(crate) fn helm() -> Option<PathBuf> {
-    let built = script("helm/build").output().expect("it can be run");
-    script_answer(&built).map(PathBuf::from)
+/// The program `helm` or `promtool`. `None` where it cannot be had and need not be.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    let built = script("tool/build").arg(name).output();
+    script_answer(&built.expect("it can be run")).map(PathBuf::from)
 }
 
 /// A script's trimmed stdout; `None` where it says, by exit code 3, that this machine lacks
