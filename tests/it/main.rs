@@ -1,3 +1,4 @@
+mod alerts;
 mod backfill;
 mod bad_input;
 mod bindings;
