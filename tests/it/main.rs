@@ -24,6 +24,7 @@ mod identity;
 mod import;
 mod install;
 mod kibana;
+mod listen_tls;
 mod locks;
 mod mapping;
 mod new_position;
