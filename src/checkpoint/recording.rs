@@ -35,7 +35,7 @@ pub struct Recording {
     pub next_index: i64,
     /// How often reading it has ended, well or not. It tells whether an end is committed.
     pub readings: u32,
-    /// How often it could not be read, in a row.
+    /// How often it was not there, in a row.
     pub failures: u32,
     /// What has been read of it.
     pub recorded: Recorded,
@@ -60,6 +60,9 @@ pub struct Recorded {
     pub kind: Option<String>,
     /// The session's end is among the events.
     pub has_end: bool,
+    /// In how many rounds it broke at the same place, in a row.
+    #[serde(default)]
+    pub rounds: u32,
 }
 
 /// What becomes true of a recording when all events before it have settled.
@@ -180,7 +183,8 @@ impl Checkpoint {
             "look again for recordings that could not be read",
             |transaction| {
                 transaction.execute(
-                    "UPDATE recordings SET state = 'pending', due_ms = ?3, failures = 0
+                    "UPDATE recordings SET state = 'pending', due_ms = ?3, failures = 0,
+                     recorded = json_remove(recorded, '$.rounds')
                  WHERE run_id = ?1 AND state IN ('missing', 'unreadable') AND upload_ms >= ?2",
                     params![run.0, since_ms, now_ms()],
                 )?;

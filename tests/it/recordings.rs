@@ -178,6 +178,19 @@ fn each_event_is_there_once_over_kills_and_breaks_by_both_apis() {
 }
 
 #[test]
+fn what_was_missing_has_all_its_rounds_once_it_is_there() {
+    let mut rig = rig(true, &sessions());
+    rig.append([upload(1)]);
+    // Each alone is less than makes a gap: five tries, and three rounds of three.
+    let fault = Some(RecordingFault::MissingThenBroken(4, 6));
+    rig.record(&name(1), &recorded(1, 30), fault, is_no_print);
+    rig.run_to(0, &START);
+    rig.assert_complete();
+    assert_eq!(gaps(&rig, "recording_unreadable").len(), 0);
+    assert_eq!(summaries(&rig, "complete").len(), 1);
+}
+
+#[test]
 fn a_broken_stream_goes_on_where_it_was() {
     let mut rig = rig(true, &sessions());
     rig.append([upload(1)]);

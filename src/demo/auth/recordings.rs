@@ -17,6 +17,8 @@ pub enum RecordingFault {
     Missing,
     /// It is not found by the first so many calls.
     MissingFirst(usize),
+    /// It is not found by the first so many calls, and breaks before its first event in so many more.
+    MissingThenBroken(usize, usize),
     /// No call gets past its first so many events.
     Corrupt(usize, Code),
     /// Each call breaks after so many events of its own.
@@ -91,6 +93,14 @@ impl Recordings {
             Some(RecordingFault::Missing) => return Err(not_found()),
             Some(RecordingFault::MissingFirst(n)) if recording.n_calls <= n => {
                 return Err(not_found());
+            }
+            Some(RecordingFault::MissingThenBroken(missing, broken))
+                if recording.n_calls <= missing + broken =>
+            {
+                return Err(match recording.n_calls {
+                    n if n <= missing => not_found(),
+                    _ => Status::unknown("unexpected EOF in the recording"),
+                });
             }
             Some(RecordingFault::Denied) => {
                 return Err(Status::permission_denied("access denied to the session"));

@@ -119,7 +119,7 @@ impl<'c> Reader<'c> {
         self.recording.failures += 1;
         let (failures, upload_ms) = (self.recording.failures, self.recording.upload_ms);
         if !self.patience.is_missing(failures, upload_ms, now_ms()) {
-            return self.try_again().await;
+            return self.try_again(failures).await;
         }
         let detail = format!(
             "the recording of session {} was not found in {failures} tries; a backfill over the \
@@ -131,9 +131,10 @@ impl<'c> Reader<'c> {
     }
 
     async fn broken(mut self, failed: &CallError) -> Result<Read, SourceError> {
-        self.recording.failures += 1;
-        if !self.patience.is_unreadable(self.recording.failures) {
-            return self.try_again().await;
+        self.recording.recorded.rounds += 1;
+        let rounds = self.recording.recorded.rounds;
+        if !self.patience.is_unreadable(rounds) {
+            return self.try_again(rounds).await;
         }
         let detail = format!(
             "the recording of session {} cannot be read behind its first {} events: {}",
@@ -145,8 +146,10 @@ impl<'c> Reader<'c> {
         self.end(page, RecordingEnd::Unreadable).await
     }
 
-    async fn try_again(self) -> Result<Read, SourceError> {
-        let due_ms = due_in(self.patience.pause(self.recording.failures));
+    /// After so many failures of one kind. They are counted apart: what was missing for two days has
+    /// all its rounds before it once it is there.
+    async fn try_again(self, failures: u32) -> Result<Read, SourceError> {
+        let due_ms = due_in(self.patience.pause(failures));
         let page = self.page();
         self.end(page, RecordingEnd::Again { due_ms }).await
     }
@@ -233,12 +236,13 @@ impl<'c> Reader<'c> {
             if counter.fresh > fresh {
                 fresh = counter.fresh;
                 self.backoff.succeeded();
-                (self.failures, self.recording.failures) = (0, 0);
+                self.failures = 0;
+                self.clear_failures();
             }
             match &end {
                 Some(Streamed::Stopped) => return Ok(Streamed::Stopped),
                 Some(Streamed::Whole) => {
-                    self.recording.failures = 0;
+                    self.clear_failures();
                     return Ok(match self.end(page, RecordingEnd::Read).await? {
                         Read::Stopped => Streamed::Stopped,
                         Read::Ended | Read::Denied(_) => Streamed::Whole,
@@ -260,6 +264,10 @@ impl<'c> Reader<'c> {
                 return Ok(end);
             }
         }
+    }
+
+    fn clear_failures(&mut self) {
+        (self.recording.failures, self.recording.recorded.rounds) = (0, 0);
     }
 
     /// Takes events until the page is full or old enough, or the stream is at its end.
