@@ -70,6 +70,7 @@ pub use export::{Chunk, Listed};
 pub use failed_login::{DueLock, FailedLogin, LockRule};
 pub use gap::{Filled, Gap};
 pub use import::{Import, Imported, SentEvent};
+pub use left_out::LeftOut;
 pub use lock::{Holder, LockError, Role, RoleLock};
 pub use recording::{Recorded, Recording, RecordingEnd, RecordingStep, Upload};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};

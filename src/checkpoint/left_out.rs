@@ -19,6 +19,16 @@ pub(super) enum Why {
     Skipped,
 }
 
+/// What has been left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Nothing from before this is to be read or written, in milliseconds since 1970: what was
+    /// asked for, or the end of what the run left out earlier if that is later.
+    pub first_ms: i64,
+    /// Session recordings that were to be read and are not any more.
+    pub recordings: usize,
+}
+
 impl Why {
     fn as_str(self) -> &'static str {
         match self {
@@ -33,19 +43,27 @@ impl Checkpoint {
     /// that what it passes over was left out. The plan for it is thrown away. Nothing changes if
     /// the position is there already; a run with an end goes no further than that.
     ///
-    /// Gives the time before which nothing is to be read: `until_ms`, or the end of what the run
-    /// left out earlier if that is later.
+    /// Recordings that were uploaded before that and are still to be read are forgotten.
     ///
     /// # Errors
     /// If there is no such run, or the state file cannot be changed.
-    pub fn leave_out(&self, run: RunId, until_ms: i64) -> Result<i64, CheckpointError> {
+    pub fn leave_out(&self, run: RunId, until_ms: i64) -> Result<LeftOut, CheckpointError> {
         self.write("leave out what is too old", |transaction| {
             let standing = Standing::load(transaction, run)?;
             if let Some(span) = standing.pass_over(transaction, until_ms)? {
                 insert(transaction, run, span, Why::TooOld)?;
             }
             let last = of(transaction, run, Why::TooOld)?.pop();
-            Ok(last.map_or(until_ms, |last| last.end.max(until_ms)))
+            let first_ms = last.map_or(until_ms, |last| last.end.max(until_ms));
+            let recordings = transaction.execute(
+                "DELETE FROM recordings
+                 WHERE run_id = ?1 AND state = 'pending' AND upload_ms < ?2",
+                params![run.0, first_ms],
+            )?;
+            Ok(LeftOut {
+                first_ms,
+                recordings,
+            })
         })
     }
 }
@@ -147,7 +165,7 @@ mod tests {
     use chrono::NaiveDate;
 
     use super::*;
-    use crate::checkpoint::{Counts, SourceMode, Step, Window};
+    use crate::checkpoint::{Counts, SourceMode, Step, Upload, Window};
 
     fn window(from_ms: i64, to_ms: i64, reached_ms: i64) -> Window {
         Window {
@@ -191,14 +209,33 @@ mod tests {
         let committed = checkpoint.commit(run, &[step], &Counts::default());
         assert_eq!(committed.unwrap().position_ms, DAY_MS + 9);
         // Passed already.
-        assert_eq!(checkpoint.leave_out(run, DAY_MS).unwrap(), DAY_MS);
-        assert_eq!(checkpoint.leave_out(run, 0).unwrap(), DAY_MS);
+        assert_eq!(checkpoint.leave_out(run, DAY_MS).unwrap().first_ms, DAY_MS);
+        assert_eq!(checkpoint.leave_out(run, 0).unwrap().first_ms, DAY_MS);
         assert_eq!(left_out(&checkpoint), first);
         checkpoint.leave_out(run, 3 * DAY_MS).unwrap();
         let spans = [20..DAY_MS, DAY_MS + 9..3 * DAY_MS];
         assert_eq!(left_out(&checkpoint), spans);
         checkpoint.leave_out(run, 4 * DAY_MS).unwrap();
         assert_eq!(left_out(&checkpoint), [20..DAY_MS, DAY_MS + 9..4 * DAY_MS]);
+    }
+
+    #[test]
+    fn recordings_uploaded_before_what_is_kept_are_not_read_any_more() {
+        let checkpoint = Checkpoint::open_in_memory().unwrap();
+        let run = checkpoint.daemon_run("example", || 0).unwrap().0.id;
+        let other = checkpoint.backfill_run("example", 0, 9, "").unwrap().id;
+        let uploads = [("old", DAY_MS - 1), ("kept", DAY_MS)].map(|(session, upload_ms)| Upload {
+            session: session.to_owned(),
+            upload_ms,
+        });
+        for run in [run, other] {
+            checkpoint.add_uploads(run, &uploads).unwrap();
+        }
+        assert_eq!(checkpoint.leave_out(run, DAY_MS).unwrap().recordings, 1);
+        assert_eq!(checkpoint.leave_out(run, DAY_MS).unwrap().recordings, 0);
+        let left = |run| checkpoint.due_recordings(run, i64::MAX, 9).unwrap();
+        assert_eq!(left(run)[0].session, "kept");
+        assert_eq!([left(run).len(), left(other).len()], [1, 2]);
     }
 
     #[test]

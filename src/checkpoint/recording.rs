@@ -60,6 +60,9 @@ pub struct Recorded {
     pub kind: Option<String>,
     /// The session's end is among the events.
     pub has_end: bool,
+    /// How many of them are not written, as their days are too old.
+    #[serde(default)]
+    pub too_old: u64,
     /// In how many rounds it broke at the same place, in a row.
     #[serde(default)]
     pub rounds: u32,

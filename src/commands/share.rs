@@ -92,6 +92,9 @@ pub(super) async fn share(
             time(share.first_ms)
         ));
     }
+    // Of no span: nothing is refused or left out by it, it only tells what is kept.
+    let kept = share.first_ms..share.first_ms;
+    let kept = first_to_write(&client, &elasticsearch, kept, Patience::None, stop).await?;
     let owner = Holder::this_process().to_string();
     let rules = Rules {
         lease: joined.lease,
@@ -103,6 +106,7 @@ pub(super) async fn share(
         client,
         checkpoint: checkpoint.clone(),
         run,
+        kept_from_ms: kept,
         // Several leases: long enough for a piece of ordinary size.
         cut_after: joined.lease * 5,
     };

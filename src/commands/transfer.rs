@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::checkpoint::{Checkpoint, Run};
+use crate::checkpoint::{Checkpoint, LeftOut, Run};
 use crate::commands::Failure;
 use crate::commands::dry_run::{DryRun, End};
 use crate::commands::mend::mend;
@@ -183,6 +183,7 @@ fn settings(config: &Config) -> Settings {
 pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
     Reading {
         from_ms,
+        kept_from_ms: None,
         to_ms: None,
         filter: config.filter.clone(),
         types: config.filter.for_server(),
@@ -216,9 +217,20 @@ impl Transfer {
     /// Reads and writes nothing from before `first_ms`: what the run has not come to is left out,
     /// and written down as that.
     pub(super) fn leave_out_before(&mut self, first_ms: i64) -> Result<(), Failure> {
-        let first_ms = self.checkpoint.leave_out(self.run.id, first_ms)?;
+        let LeftOut {
+            first_ms,
+            recordings,
+        } = self.checkpoint.leave_out(self.run.id, first_ms)?;
+        if recordings > 0 {
+            warn!(
+                recordings,
+                "left out, as their uploads are too old for the lifecycle policy: session \
+                 recordings that were still to be read"
+            );
+        }
         self.run = self.checkpoint.run(self.run.id)?;
         self.reading.from_ms = self.reading.from_ms.max(first_ms);
+        self.reading.kept_from_ms = Some(first_ms);
         Ok(())
     }
 

@@ -56,6 +56,7 @@ pub(super) fn summary(step: &RecordingStep) -> Option<(i64, (DocumentId, Value))
 /// What has become of a recording, in one word; `None` if it goes on.
 fn state(end: RecordingEnd, recorded: &Recorded) -> Option<&'static str> {
     match end {
+        RecordingEnd::Read if recorded.too_old > 0 => Some("too_old"),
         RecordingEnd::Read if recorded.has_end => Some("complete"),
         // The session was cut off, or its end was not recorded.
         RecordingEnd::Read => Some("without_end"),
@@ -116,6 +117,11 @@ mod tests {
         ] {
             assert!(ids.insert(summary(&step(end, false)).unwrap().1.0));
         }
+        let mut too_old = step(RecordingEnd::Read, true);
+        too_old.recording.recorded.too_old = 1;
+        let (id, document) = summary(&too_old).unwrap().1;
+        assert!(ids.insert(id));
+        assert_eq!(document["event_indexer.session.recording"], "too_old");
         assert_eq!(
             summary(&step(RecordingEnd::Again { due_ms: 1 }, true)),
             None

@@ -34,6 +34,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 pub struct Reading {
     /// Events before this are not read, ms since 1970.
     pub from_ms: i64,
+    /// Events of session recordings that lie before this are not written, ms since 1970: their days
+    /// are too old. `None`: all are.
+    pub kept_from_ms: Option<i64>,
     /// Events at this time or later are not read; `None`: follow the log for ever.
     pub to_ms: Option<i64>,
     /// Which types.

@@ -1,7 +1,7 @@
 //! Days that are too old for the lifecycle policy: refused, left out or written, as is asked for, and
 //! never in silence.
 
-use chrono::{SecondsFormat, Utc};
+use chrono::{SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::auth::{AuthOptions, Method};
 use teleport_event_indexer::demo::elastic::ElasticsearchOptions;
@@ -164,6 +164,43 @@ fn start(export: bool) {
     rig.append([event("new", "x", Utc::now())]);
     rig.run_to(0, &START);
     rig.assert_complete();
+}
+
+#[test]
+fn of_a_recording_what_is_too_old_is_left_out_and_told() {
+    let mut rig = rig(false);
+    rig.configure(
+        &format!("sessions = true\nstart-time = {:?}", rfc3339(midnight(5))),
+        "",
+    );
+    let upload = |session: &str, time| {
+        json!({"event": "session.upload", "code": "T2005I",
+        "uid": format!("upload {session}"), "time": rfc3339(time), "sid": session})
+    };
+    let at = |place: usize, time| {
+        json!({"event": "session.command", "sid": "long", "ei": place,
+        "uid": format!("command {place}"), "time": rfc3339(time)})
+    };
+    // It began on the day that is closed, and ended on one that is open.
+    let recorded = [
+        at(0, midnight(3)),
+        at(1, midnight(2) - TimeDelta::seconds(1)),
+        at(2, midnight(2)),
+        at(3, midnight(1)),
+    ];
+    rig.append([upload("long", midnight(1))]);
+    rig.append_unwanted([upload("old", midnight(3))]);
+    rig.record("long", &recorded, None, |place, _| place > 1);
+    rig.record("old", &[at(9, midnight(3))], None, |_, _| false);
+    let output = rig.run_to(0, &[&START[..], &[SKIP]].concat());
+    rig.assert_complete();
+    let said = "left out, too old for the lifecycle policy: events of a session recording \
+                session=\"long\" events=2";
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    let own = rig.stored().1;
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert_eq!(own[0]["event_indexer.session.recording"], "too_old");
+    assert_eq!(rig.summary().blocked.count, 0);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct PieceWork {
     pub(super) client: elastic::Client,
     pub(super) checkpoint: Arc<Checkpoint>,
     pub(super) run: RunId,
+    /// Events of session recordings that lie before this are of days that are too old.
+    pub(super) kept_from_ms: Option<i64>,
     /// A piece that takes longer is large.
     pub(super) cut_after: Duration,
 }
@@ -97,6 +99,7 @@ impl PieceWork {
             .await?;
         let mut reading = reading(&self.config, from_ms);
         reading.to_ms = Some(to_ms);
+        reading.kept_from_ms = self.kept_from_ms;
         let stats = Arc::new(Stats::default());
         let stop = CancellationToken::new();
         let transfer = Transfer {

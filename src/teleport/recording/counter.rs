@@ -34,11 +34,12 @@ impl Counter {
         }
     }
 
-    pub(super) fn count(&mut self, event: &AuditEvent, recording: &mut Recording) {
+    /// Whether it is the first time that the event came.
+    pub(super) fn count(&mut self, event: &AuditEvent, recording: &mut Recording) -> bool {
         self.met += 1;
         if event.index == self.from_index && self.repeated > 0 {
             self.repeated -= 1;
-            return;
+            return false;
         }
         let Recording {
             next_index,
@@ -53,6 +54,7 @@ impl Counter {
             self.fresh += 1;
         }
         add(recorded, event);
+        true
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::checkpoint::{Filled, Gap, Recording, RecordingEnd, RecordingStep, Step};
 use crate::document::member;
@@ -193,9 +193,26 @@ impl<'c> Reader<'c> {
         }
     }
 
+    /// Its index would be deleted as soon as it is written, or is closed to writing.
+    fn is_too_old(&self, event: &AuditEvent) -> bool {
+        let time_ms = event.time.map(|time| time.millis());
+        let kept_from_ms = self.context.reading.kept_from_ms;
+        time_ms
+            .zip(kept_from_ms)
+            .is_some_and(|(time, kept_from)| time < kept_from)
+    }
+
     /// Hands the last page of this reading over.
     async fn end(&self, mut page: Page, end: RecordingEnd) -> Result<Read, SourceError> {
         let is_over = !matches!(end, RecordingEnd::Again { .. });
+        let too_old = self.recording.recorded.too_old;
+        if is_over && too_old > 0 {
+            warn!(
+                session = &*self.session,
+                events = too_old,
+                "left out, too old for the lifecycle policy: events of a session recording"
+            );
+        }
         let sessions = self.context.reading.sessions.as_ref();
         let mut step = Step::Recording(Box::new(RecordingStep {
             recording: self.recording.clone(),
@@ -290,8 +307,11 @@ impl<'c> Reader<'c> {
             };
             match next {
                 Ok(Some(Some(event))) => {
-                    counter.count(&event, &mut self.recording);
+                    let is_new = counter.count(&event, &mut self.recording);
                     if sessions.is_some_and(|sessions| sessions.skips(&event.event_type)) {
+                        page.filtered += 1;
+                    } else if self.is_too_old(&event) {
+                        self.recording.recorded.too_old += u64::from(is_new);
                         page.filtered += 1;
                     } else {
                         bytes += event.body.len();
