@@ -70,15 +70,6 @@ pub enum CheckpointError {
         /// The cluster that was given.
         given: String,
     },
-    /// A state is to be taken over, and there is one.
-    #[error(
-        "the state file {path} follows the audit log already; another state can only be taken over \
-         into a new storage directory"
-    )]
-    NotNew {
-        /// The state file.
-        path: PathBuf,
-    },
     /// There is no room left.
     #[error("no room left to {doing} in the state file {path}")]
     Full {
@@ -176,7 +167,6 @@ impl CheckpointError {
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::OtherCluster { .. }
-            | Self::NotNew { .. }
             | Self::Busy { .. }
             | Self::Sqlite { .. }
             | Self::UnknownRun { .. }

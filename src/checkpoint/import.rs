@@ -5,7 +5,6 @@ use std::path::Path;
 use chrono::NaiveDate;
 use rusqlite::{OptionalExtension, named_params, params};
 
-use super::error::Failure;
 use super::export::{self, Chunk};
 use super::recording::Upload;
 use super::run::{self, Run, RunId, SourceMode};
@@ -49,11 +48,11 @@ pub struct Imported {
 }
 
 impl Checkpoint {
-    /// Makes the daemon's run on `cluster`, to go on from there.
+    /// Makes the daemon's run on `cluster`, to go on from there. Only where
+    /// [there is none](Self::has_daemon_run): whoever asks holds the daemon's lock.
     ///
     /// # Errors
-    /// If there is a daemon's run already, if the state file belongs to another cluster, or if it
-    /// cannot be changed.
+    /// If the state file belongs to another cluster, or cannot be changed.
     pub fn import(
         &self,
         cluster: &str,
@@ -63,16 +62,11 @@ impl Checkpoint {
         self.write("take over a state", |transaction| {
             self.claim(transaction, cluster)?;
             let mode = import.chunks.as_ref().map(|_| SourceMode::Export);
-            let inserted = transaction.execute(
+            transaction.execute(
                 "INSERT INTO runs (kind, from_ms, filters, mode, position_ms, updated_ms)
-                 VALUES ('daemon', ?1, '', ?2, ?1, ?3)
-                 ON CONFLICT DO NOTHING",
+                 VALUES ('daemon', ?1, '', ?2, ?1, ?3)",
                 params![import.from_ms, mode, now_ms()],
             )?;
-            if inserted == 0 {
-                let path = self.path.clone();
-                return Err(Failure::Refused(CheckpointError::NotNew { path }));
-            }
             let run = RunId(transaction.last_insert_rowid());
             transaction.execute(
                 "INSERT INTO imports (run_id, directory, start_ms, imported_ms)
@@ -221,8 +215,10 @@ mod tests {
         let imported = checkpoint.imported().unwrap().unwrap();
         assert_eq!(imported.directory, directory.to_str().unwrap());
         assert_eq!((imported.start_ms, imported.sent), (1000, vec![sent]));
+        // Not once more, whoever forgets to ask first.
+        assert!(checkpoint.has_daemon_run().unwrap());
         let again = checkpoint.import("example", directory, &import);
-        assert!(matches!(again.unwrap_err(), CheckpointError::NotNew { .. }));
+        again.unwrap_err();
         let (same, is_first) = checkpoint.daemon_run("example", || 0).unwrap();
         assert_eq!((same.id, is_first), (run.id, false));
     }

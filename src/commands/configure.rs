@@ -1,5 +1,6 @@
 //! `configure`: writes what is needed to set the program up, and says what to do with it.
 
+mod handover;
 mod helm;
 
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
 
+use self::handover::Handover;
 use super::{Exit, Failure};
 use crate::cli::Configure;
 use crate::config::keys::{self, Group, Key, Kind};
@@ -49,8 +51,8 @@ pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<
     for note in &written.notes {
         output::note(format_args!("note: {note}"));
     }
-    let former_storage = written.former_storage.clone();
-    let contents = contents(options, &written);
+    let handover = Handover::of(options, &written);
+    let contents = contents(options, &written, handover.as_ref());
     let left_out = left_out(&written);
     let install = install(&written);
     let ca = written.text_of(&keys::CA);
@@ -81,8 +83,8 @@ pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<
         output::data(format_args!("{}: {purpose}", path.display()))?;
     }
     let steps = include_str!("../../templates/configure/next-steps.txt");
-    let import =
-        former_storage.map_or_else(String::new, |storage| format!(" --import-state {storage}"));
+    let import = handover.as_ref().map_or_else(String::new, Handover::flag);
+    let import_steps = handover.as_ref().map_or_else(String::new, Handover::steps);
     let ca = ca.map_or_else(String::new, |ca| format!(" --from-file=ca.crt={ca}"));
     let steps = steps
         .replace("@INSTALL@", &install)
@@ -90,6 +92,7 @@ pub(super) fn configure(options: &Configure, flags: Vec<FlagSetting>) -> Result<
         .replace("@CA@", &ca)
         .replace("@SECRET@", SECRET)
         .replace("@ADDR@", &addr)
+        .replace("@IMPORT-STEPS@", &import_steps)
         .replace("@IMPORT@", &import);
     output::data(steps.trim_end())?;
     Ok(Exit::Done)
@@ -159,7 +162,7 @@ fn left_out(written: &Written) -> Vec<&'static str> {
         .collect()
 }
 
-fn contents(options: &Configure, written: &Written) -> Vec<Content> {
+fn contents(options: &Configure, written: &Written, handover: Option<&Handover>) -> Vec<Content> {
     // With the event handler's state, reading goes on where that has stopped.
     let start = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
     let is_first = options.from.is_none() && !written.is_set(keys::START_TIME.name);
@@ -176,6 +179,8 @@ fn contents(options: &Configure, written: &Written) -> Vec<Content> {
     let role = include_str!("../../templates/configure/teleport-role.yaml");
     let tbot = include_str!("../../templates/configure/tbot.yaml");
     let kubernetes = include_str!("../../templates/configure/kubernetes.yaml");
+    let kubernetes = handover::manifest(handover, kubernetes);
+    let unit = include_str!("../../packaging/systemd/teleport-event-indexer.service");
     let content = |name, purpose, text: String| Content {
         name,
         text,
@@ -215,7 +220,7 @@ fn contents(options: &Configure, written: &Written) -> Vec<Content> {
         content(
             "teleport-event-indexer.service",
             "systemd unit",
-            include_str!("../../packaging/systemd/teleport-event-indexer.service").to_owned(),
+            handover.map_or_else(|| unit.to_owned(), |handover| handover.unit(unit)),
         ),
         content(
             "kubernetes.yaml",
@@ -227,7 +232,7 @@ fn contents(options: &Configure, written: &Written) -> Vec<Content> {
         content(
             "helm-values.yaml",
             "values for the Helm chart",
-            helm::values(written, &changes),
+            helm::values(written, &changes, handover),
         ),
     ]
 }

@@ -6,7 +6,7 @@ use chrono::{NaiveDate, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::checkpoint::{Checkpoint, Chunk, Import, Upload};
+use crate::checkpoint::{Checkpoint, Chunk, Import, Imported, Upload};
 use crate::commands::Failure;
 use crate::commands::status::time;
 use crate::commands::transfer::{Patience, reach};
@@ -17,8 +17,31 @@ use crate::telemetry::End;
 use crate::teleport::client::Client;
 use crate::teleport::left_off::{LeftOff, LocateError};
 
-/// Reads the folder, before anything else is done.
-pub(super) fn read(directory: &Path, config: &Config) -> Result<HandlerState, Failure> {
+/// Reads the folder, before Teleport is asked anything. `None` if its state was taken over before:
+/// the flag may stay in a unit or a manifest, and the folder need not.
+pub(super) fn read(
+    directory: &Path,
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<Option<HandlerState>, Failure> {
+    if let Some(Imported {
+        directory: known, ..
+    }) = checkpoint.imported()?
+        && Path::new(&known).starts_with(directory)
+    {
+        info!(
+            directory = known,
+            "the event handler's state was taken over before"
+        );
+        return Ok(None);
+    }
+    if checkpoint.has_daemon_run()? {
+        return Err(Failure::Usage(
+            "--import-state: this storage follows the audit log already; leave the flag out, or \
+             give a new storage"
+                .to_owned(),
+        ));
+    }
     let state =
         HandlerState::read(directory).map_err(|unusable| Failure::Unusable(unusable.into()))?;
     match config.start_time {
@@ -30,11 +53,11 @@ pub(super) fn read(directory: &Path, config: &Config) -> Result<HandlerState, Fa
                 time(state.start.timestamp_millis())
             )))
         }
-        _ => Ok(state),
+        _ => Ok(Some(state)),
     }
 }
 
-/// Makes the daemon's run of it, unless that was done before. `false`: told to stop.
+/// Makes the daemon's run of it. `false`: told to stop.
 pub(super) async fn take_over(
     state: &HandlerState,
     config: &Config,
@@ -44,19 +67,6 @@ pub(super) async fn take_over(
     stop: &CancellationToken,
 ) -> Result<bool, Failure> {
     let directory = state.directory.display().to_string();
-    if let Some(known) = checkpoint.imported()?
-        && known.directory == directory
-    {
-        info!(directory, "the event handler's state was taken over before");
-        return Ok(true);
-    }
-    if checkpoint.has_daemon_run()? {
-        return Err(Failure::Usage(
-            "--import-state: this storage follows the audit log already; leave the flag out, or \
-             give a new storage"
-                .to_owned(),
-        ));
-    }
     let Some(mut import) = place_of(state, config, client, end, stop).await? else {
         return Ok(false);
     };

@@ -43,10 +43,10 @@ pub(super) async fn start(
         new_position,
     } = options;
     let stop = &shutdown.stop;
-    let left_off = import_state.map(|directory| import::read(&directory, &config));
-    let left_off = left_off.transpose()?;
     let reload = Reload::on_signal("the credentials")?;
     let (checkpoint, _lock) = open(&config, dry_run)?;
+    let left_off = import_state.map(|directory| import::read(&directory, &config, &checkpoint));
+    let left_off = left_off.transpose()?.flatten();
     let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
     let new_position = new_position.transpose()?;
     let stats = Arc::new(Stats::default());

@@ -63,6 +63,11 @@ fn the_chart_takes_what_configure_writes() {
             some,
         ),
         (
+            "from",
+            vec![hosts, "--from=teleport-event-handler.toml"],
+            some,
+        ),
+        (
             "cloud",
             vec![cloud_id, "--window-size=12h", "--elasticsearch-gzip=false"],
             mute,
@@ -73,6 +78,10 @@ fn the_chart_takes_what_configure_writes() {
             all,
         ),
     ];
+    indexer.write(
+        "teleport-event-handler.toml",
+        "storage = \"./storage\"\n[teleport]\naddr = \"teleport.example.com:443\"\nidentity = \"identity\"\n",
+    );
     for (directory, settings, set) in cases {
         let args = [
             &["configure", directory, "teleport.example.com:443"],
@@ -103,7 +112,15 @@ fn the_chart_takes_what_configure_writes() {
             let is_there = manifests.contains(part) || config.contains(part);
             assert_eq!(is_there, set != mute, "{part} {manifests}");
         }
+        for part in [
+            "args: [start, --config, /config/config.toml, --import-state, /event-handler]",
+            "- {name: event-handler, mountPath: /event-handler, readOnly: true}",
+            "persistentVolumeClaim: {claimName: teleport-plugin-event-handler}",
+        ] {
+            assert_eq!(manifests.contains(part), directory == "from", "{manifests}");
+        }
         match directory {
+            "from" => assert!(!config.contains("start-time"), "{config}"),
             "hosts" => {
                 assert!(
                     config.contains("types = [\"user.login\", \"session.*\"]"),

@@ -259,6 +259,30 @@ refresh.enabled = true
         said.contains("start -c out/config.toml --import-state ./storage"),
         "{said}"
     );
+    // Whatever starts the program says where to go on: nothing begins at its own moment.
+    let unit = read(&indexer, "out/teleport-event-indexer.service");
+    let start =
+        "start --config /etc/teleport-event-indexer/config.toml --import-state \"./storage\"";
+    assert!(unit.contains(start), "{unit}");
+    let manifest = read(&indexer, "out/kubernetes.yaml");
+    for part in [
+        "args: [start, -c, /config/config.toml, --import-state, /event-handler]",
+        "- {name: event-handler, mountPath: /event-handler, readOnly: true}",
+        "- {name: event-handler, persistentVolumeClaim: {claimName: teleport-plugin-event-handler}}",
+    ] {
+        assert!(manifest.contains(part), "{manifest}");
+    }
+    let values = read(&indexer, "out/helm-values.yaml");
+    let claim = "importState:\n  claim: teleport-plugin-event-handler\n";
+    assert!(values.contains(claim), "{values}");
+    // Where the folder is, its place holds from everywhere.
+    let storage = indexer.directory().join("storage");
+    fs::create_dir(&storage).expect("a new folder");
+    let said = shown(&indexer, &[&args[..], &["--force"]].concat());
+    let storage = storage.canonicalize().expect("it is there");
+    let unit = read(&indexer, "out/teleport-event-indexer.service");
+    let flag = format!("--import-state \"{}\"", storage.display());
+    assert!(unit.contains(&flag), "{unit} {said}");
     assert_snapshot!(settings(&read(&indexer, "out/config.toml")), @r#"
     storage = "/var/lib/teleport-event-indexer"
     types = ["user.login", "session.upload"]

@@ -2,11 +2,16 @@
 
 use serde_json::{Map, Value};
 
+use super::handover::{self, Handover};
 use crate::config::keys;
 use crate::config::written::Written;
 
 /// The file's text, with these settings beside those that are known.
-pub(super) fn values(written: &Written, changes: &[(&'static str, &str)]) -> String {
+pub(super) fn values(
+    written: &Written,
+    changes: &[(&'static str, &str)],
+    handover: Option<&Handover>,
+) -> String {
     let mut config = Map::new();
     for (key, value) in written.values() {
         if !super::is_of_this_machine(key) {
@@ -28,6 +33,7 @@ pub(super) fn values(written: &Written, changes: &[(&'static str, &str)]) -> Str
     let ca_secret = written.is_set(keys::CA.name);
     include_str!("../../../templates/configure/helm-values.yaml")
         .replace("@CONFIG@\n", &lines)
+        .replace("@IMPORT@\n", &handover::values(handover))
         .replace("@CA-SECRET@", if ca_secret { super::SECRET } else { "" })
         .replace("@SECRET@", super::SECRET)
 }
