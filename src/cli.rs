@@ -41,6 +41,8 @@ pub struct Invocation {
     pub command: Command,
     /// The configuration file, if one is named by flag.
     pub config: Option<PathBuf>,
+    /// Which of several clusters, by the name of its table.
+    pub cluster: Option<String>,
     /// Settings given as flags, unchecked.
     pub settings: Vec<FlagSetting>,
 }
@@ -137,6 +139,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Exi
     Ok(Invocation {
         command,
         config: matches.get_one("config").cloned(),
+        cluster: matches.get_one("cluster").cloned(),
         settings: settings(matches),
     })
 }
@@ -249,6 +252,11 @@ fn program() -> clap::Command {
         .help(format!(
             "Configuration file in TOML [env: {CONFIG_VARIABLE}]"
         ));
+    let cluster = Arg::new("cluster")
+        .long("cluster")
+        .value_name("NAME")
+        .global(true)
+        .help("Which of several clusters: the name of its table");
     clap::Command::new("teleport-event-indexer")
         .about("Moves Teleport audit events into Elasticsearch: complete, and once each")
         .version(env!("CARGO_PKG_VERSION"))
@@ -258,7 +266,7 @@ fn program() -> clap::Command {
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .arg(config)
+        .args([config, cluster])
         .subcommands([
             configure::command().args(setting_flags(EVERY_GROUP)),
             install_command(),

@@ -6,7 +6,8 @@ use anyhow::Context;
 
 use self::log_level::{ConfigSource, LogLevel, Unusable};
 use crate::cli::{self, Command, Invocation};
-use crate::config::Config;
+use crate::config::clusters::CLUSTER_FLAG;
+use crate::config::{Config, Selected};
 use crate::output::{self, Chain};
 use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry;
@@ -23,6 +24,7 @@ mod log_level;
 mod mend;
 mod new_position;
 mod old_days;
+mod room;
 mod share;
 mod start;
 mod state;
@@ -53,6 +55,19 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
 }
 
+impl Failure {
+    /// What went wrong, and what to do about it.
+    fn told(&self) -> (String, Option<String>) {
+        match self {
+            Self::Usage(wrong) => (wrong.clone(), None),
+            Self::Unusable(error) | Self::Failed(error) => {
+                let what = Chain(error.as_ref()).to_string();
+                (what, mend::mend(error.as_ref()))
+            }
+        }
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
@@ -64,6 +79,7 @@ pub fn run(invocation: Invocation) -> Exit {
     let Invocation {
         command,
         config,
+        cluster,
         settings,
     } = invocation;
     // These are about the program alone: no configuration is read, and none is in their way.
@@ -81,9 +97,10 @@ pub fn run(invocation: Invocation) -> Exit {
     let source = ConfigSource {
         file: config,
         flags: settings,
+        cluster,
         needs: command.needs(),
     };
-    let (config, warnings) = match source.read() {
+    let (selected, warnings) = match source.read() {
         Ok(resolved) => resolved,
         Err(Unusable { mistakes, hint }) => {
             for mistake in mistakes {
@@ -98,7 +115,7 @@ pub fn run(invocation: Invocation) -> Exit {
     for warning in warnings {
         output::note(format_args!("warning: {warning}"));
     }
-    let log = telemetry::start_log(&config.log);
+    let log = telemetry::start_log(&selected.any().log);
     let runtime = match runtime(&command) {
         Ok(runtime) => runtime,
         Err(failed) => {
@@ -118,7 +135,7 @@ pub fn run(invocation: Invocation) -> Exit {
             biased;
             // The second signal: whatever is under way is dropped. The state file stands it.
             () = now.cancelled() => Ok(Exit::Failed),
-            done = dispatch(command, config, shutdown, LogLevel { log, source }) => done,
+            done = dispatch(command, selected, shutdown, LogLevel { log, source }) => done,
         }
     });
     // Work on blocking threads, if any is left, must not hold up the end.
@@ -134,28 +151,18 @@ fn man_pages(folder: &Path) -> Result<Exit, Failure> {
 
 /// Says what went wrong, if something has.
 fn end(exit: Result<Exit, Failure>) -> Exit {
-    match exit {
-        Ok(exit) => exit,
-        Err(Failure::Usage(wrong)) => {
-            output::note(format_args!("error: {wrong}"));
-            Exit::Usage
-        }
-        Err(Failure::Unusable(unusable)) => {
-            say(&unusable);
-            Exit::Usage
-        }
-        Err(Failure::Failed(failed)) => {
-            say(&failed);
-            Exit::Failed
-        }
-    }
-}
-
-/// What went wrong, and below it what to do about it.
-fn say(error: &anyhow::Error) {
-    output::note(format_args!("error: {}", Chain(error.as_ref())));
-    if let Some(mend) = mend::mend(error.as_ref()) {
+    let failure = match exit {
+        Ok(exit) => return exit,
+        Err(failure) => failure,
+    };
+    let (what, mend) = failure.told();
+    output::note(format_args!("error: {what}"));
+    if let Some(mend) = mend {
         output::note(format_args!("hint: {mend}"));
+    }
+    match failure {
+        Failure::Usage(_) | Failure::Unusable(_) => Exit::Usage,
+        Failure::Failed(_) => Exit::Failed,
     }
 }
 
@@ -171,12 +178,47 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
+/// The one cluster that a command is about.
+fn one(selected: Selected) -> Result<Config, Failure> {
+    let mut configs = match selected {
+        Selected::One(config) => return Ok(*config),
+        Selected::Each(configs) => configs,
+    };
+    if configs.len() == 1 {
+        return Ok(configs.remove(0));
+    }
+    let names = configs.iter().filter_map(|config| config.cluster.clone());
+    let names: Vec<String> = names.collect();
+    Err(Failure::Usage(format!(
+        "this is about one cluster, and the configuration file has several: choose it with \
+         {CLUSTER_FLAG}, which may be {}",
+        names.join(", ")
+    )))
+}
+
 async fn dispatch(
-    command: Command,
-    config: Config,
+    mut command: Command,
+    selected: Selected,
     shutdown: Shutdown,
     log_level: LogLevel,
 ) -> Result<Exit, Failure> {
+    let config = match (selected, command) {
+        (Selected::Each(configs), Command::Start(options)) => {
+            let reload = Reload::on_signal("the log level")?;
+            let work = start::clusters::start(configs, options, &shutdown);
+            return transfer::beside(Box::pin(work), log_level.follow(reload)).await;
+        }
+        (Selected::Each(configs), Command::Status { json, share: None }) => {
+            return status::status_of_each(&configs, json).await;
+        }
+        (Selected::Each(configs), Command::Check { show_config }) => {
+            return check::check_each(&configs, show_config, &shutdown).await;
+        }
+        (selected, other) => {
+            command = other;
+            one(selected)?
+        }
+    };
     match command {
         Command::Configure(_) => unreachable!("it was done before, as it needs no configuration"),
         Command::Install {

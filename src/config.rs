@@ -9,7 +9,9 @@ mod api_key;
 pub mod auth;
 pub mod ca_fingerprint;
 pub mod cloud_id;
+pub mod clusters;
 mod event_filter;
+mod file;
 pub(crate) mod former;
 pub mod forward;
 #[cfg(any(test, fuzzing))]
@@ -36,6 +38,7 @@ use chrono::{DateTime, Utc};
 pub use self::address::{Address, HostUrl};
 pub use self::auth::{Auth, AuthFile, AuthFileError};
 pub use self::ca_fingerprint::CaFingerprint;
+pub use self::clusters::Selected;
 pub use self::event_filter::{EventFilter, TypeSet};
 pub use self::forward::{ClientCertificate, ElasticsearchConfig, InstallConfig, OldDays};
 pub use self::listen::{ListenConfig, ListenTls};
@@ -63,6 +66,8 @@ pub struct Needs {
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The name of its table, if the file has several clusters.
+    pub cluster: Option<String>,
     /// Directory of the state file.
     pub storage: Option<PathBuf>,
     /// Pause between two polls.
@@ -216,6 +221,7 @@ impl Config {
             limits.replaced_by(limits_of(r, own, &keys::BACKFILL_BYTES_PER_SECOND));
         let filter = filter(r);
         let config = Self {
+            cluster: None,
             storage,
             poll_interval: r.value(
                 &keys::TIMEOUT,
@@ -268,6 +274,11 @@ impl Config {
     /// `[secret]` where a secret is.
     pub fn show(&self) -> String {
         self.effective.to_string()
+    }
+
+    /// The same of several clusters, as one file.
+    pub fn show_each(configs: &[Self]) -> String {
+        show::each(configs)
     }
 }
 

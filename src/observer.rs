@@ -3,13 +3,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::Value;
-use tracing::{error, info, warn};
+use tracing::{error, error_span, info, warn};
 
 use crate::checkpoint::{
     Checkpoint, CheckpointError, DeadLetterEntry, DeadLetterFilter, Holder, Summary,
@@ -17,6 +16,7 @@ use crate::checkpoint::{
 use crate::output::Chain;
 use crate::telemetry::Stats;
 
+mod all;
 pub mod asked;
 mod health;
 mod history;
@@ -27,22 +27,12 @@ pub mod picture;
 mod process;
 mod server;
 
+pub use self::all::Observers;
 pub use self::health::{Health, Trouble};
 pub use self::server::{CertificateError, ListenError, Server};
 
-use self::health::Motion;
+use self::health::{Failed, Motion};
 use self::history::History;
-use self::notify::ServiceManager;
-
-/// How often it looks around.
-const TICK: Duration = Duration::from_secs(1);
-
-/// How many ticks lie between two looks into the state file, and two points of the history.
-const TICKS_A_LOOK: u32 = history::EVERY_SECONDS;
-
-/// Without a tick for so long, the program hangs. A tick needs the thread that turns events into
-/// documents.
-const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 /// How many dead letters are shown.
 const SHOWN_DEAD_LETTERS: u32 = 20;
@@ -50,13 +40,16 @@ const SHOWN_DEAD_LETTERS: u32 = 20;
 /// Watches one run.
 #[derive(Debug)]
 pub struct Observer {
+    /// The name of the cluster's table, if there are several.
+    cluster: Option<String>,
     stats: Arc<Stats>,
     /// Where the state file lies.
     storage: PathBuf,
     started_ms: i64,
-    /// When it last looked around, ms since 1970.
-    ticked_ms: AtomicI64,
     motion: Mutex<Motion>,
+    /// The end of the last run, if it was none that somebody wanted.
+    failed: Mutex<Option<Failed>>,
+    was_stalled: Mutex<bool>,
     history: Mutex<History>,
     state: Mutex<Option<Arc<State>>>,
     shows_payloads: bool,
@@ -81,9 +74,10 @@ struct State {
 }
 
 impl Observer {
-    /// Watches what is counted in `stats`, and the state file in `storage`. It takes a run for
-    /// stalled when nothing has moved for `stall_after`.
+    /// Watches what is counted in `stats`, and the state file in `storage`, of the cluster of this name
+    /// if there are several. It takes a run for stalled when nothing has moved for `stall_after`.
     pub fn new(
+        cluster: Option<String>,
         stats: Arc<Stats>,
         storage: &Path,
         stall_after: Duration,
@@ -92,10 +86,12 @@ impl Observer {
     ) -> Arc<Self> {
         let now_ms = now_ms();
         Arc::new(Self {
+            cluster,
             stats,
             storage: storage.to_owned(),
             started_ms: now_ms,
-            ticked_ms: AtomicI64::new(now_ms),
+            failed: Mutex::default(),
+            was_stalled: Mutex::default(),
             motion: Mutex::new(Motion::new(stall_after, now_ms)),
             history: Mutex::default(),
             state: Mutex::default(),
@@ -104,34 +100,31 @@ impl Observer {
         })
     }
 
-    /// Looks around until it is dropped, which it may be at any point. To be polled by the task
-    /// that moves events: if that hangs, so does this, and it shows.
-    pub async fn watch(self: Arc<Self>) {
-        let mut manager = ServiceManager::from_environment();
-        let (mut is_ready, mut is_stalled) = (false, false);
-        let mut ticks = 0;
-        let mut interval = tokio::time::interval(TICK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            let now_ms = now_ms();
-            self.ticked_ms.store(now_ms, Ordering::Relaxed);
-            lock(&self.motion).look(&self.stats, now_ms);
-            if ticks % TICKS_A_LOOK == 0 {
-                lock(&self.history).note(&self.stats, now_ms);
-                self.look_into_state_file().await;
-            }
-            let health = self.health();
-            tell_whether_it_moves(&health, &mut is_stalled);
-            if !is_ready && health.troubles.is_empty() {
-                is_ready = true;
-                manager.tell("READY=1");
-            }
-            if ticks % TICKS_A_LOOK == 0 {
-                manager.tell(&format!("STATUS={}", self.sentence(&health)));
-            }
-            manager.feed_watchdog();
-            ticks = ticks.wrapping_add(1);
+    /// Notes that the run has ended, though nobody wanted it to.
+    pub fn run_has_failed(&self, what: &str) {
+        let mut failed = lock(&self.failed);
+        let is_first = failed
+            .as_ref()
+            .is_none_or(|before| before.is_over(&self.stats));
+        let before = failed.take().filter(|_| !is_first);
+        *failed = Some(Failed {
+            since_ms: before.map_or_else(now_ms, |before| before.since_ms),
+            last_ms: now_ms(),
+            said: what.to_owned(),
+        });
+    }
+
+    /// Says so once when it is stalled, and when it no longer is.
+    fn tell_whether_it_moves(&self, health: &Health) {
+        let mut was_stalled = lock(&self.was_stalled);
+        self.name_it(|| tell_whether_it_moves(health, &mut was_stalled));
+    }
+
+    /// Says it as the run itself would, whose span this is not.
+    fn name_it(&self, say: impl FnOnce()) {
+        match &self.cluster {
+            Some(name) => error_span!("follow", cluster = %name).in_scope(say),
+            None => say(),
         }
     }
 
@@ -141,7 +134,9 @@ impl Observer {
         match read.await.expect("reading the state file does not panic") {
             Ok(Some(state)) => *lock(&self.state) = Some(Arc::new(state)),
             Ok(None) => {}
-            Err(failed) => warn!("cannot look into the state file: {}", Chain(&failed)),
+            Err(failed) => {
+                self.name_it(|| warn!("cannot look into the state file: {}", Chain(&failed)));
+            }
         }
     }
 
@@ -149,15 +144,10 @@ impl Observer {
         lock(&self.state).clone()
     }
 
-    /// Whether the program turns at all.
-    pub fn is_alive(&self) -> bool {
-        let silent_ms = now_ms() - self.ticked_ms.load(Ordering::Relaxed);
-        u128::try_from(silent_ms).unwrap_or(0) < HANGS_AFTER.as_millis()
-    }
-
     /// What keeps it from doing its work, if anything does.
     pub fn health(&self) -> Health {
-        Health::of(&self.stats, &lock(&self.motion), now_ms())
+        let failed = lock(&self.failed);
+        Health::of(&self.stats, &lock(&self.motion), failed.as_ref(), now_ms())
     }
 
     /// How it stands, in one sentence.
@@ -194,19 +184,6 @@ impl Observer {
         };
         live.add_to(&mut picture);
         picture
-    }
-
-    /// All metrics, as Prometheus reads them.
-    pub fn metrics(&self) -> String {
-        let (health, state) = (self.health(), self.state());
-        metrics::render(&metrics::Facts {
-            stats: &self.stats,
-            health: &health,
-            summary: state.as_ref().map(|state| &state.summary),
-            process: process::look(),
-            started_ms: self.started_ms,
-            now_ms: now_ms(),
-        })
     }
 }
 

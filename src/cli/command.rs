@@ -150,6 +150,16 @@ pub enum Way {
     Forward,
 }
 
+impl Way {
+    /// The flag that asks for it.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Back => "--rewind-to",
+            Self::Forward => "--forward-to",
+        }
+    }
+}
+
 /// A closed range of time: `from` is before `to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backfill {

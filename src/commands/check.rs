@@ -6,9 +6,9 @@ mod elastic;
 use chrono::{SecondsFormat, Utc};
 
 use crate::commands::transfer::{Patience, reach_teleport};
-use crate::commands::{Exit, Failure, mend};
+use crate::commands::{Exit, Failure};
 use crate::config::Config;
-use crate::output::{self, Chain, Reader};
+use crate::output::{self, Reader};
 use crate::shutdown::Shutdown;
 use crate::teleport::audit_log::SourceError;
 use crate::teleport::client::Remedy;
@@ -27,8 +27,42 @@ pub(super) async fn check(
         teleport(config, shutdown).await,
         elastic::findings(config, shutdown).await,
     ];
+    tell(findings.into_iter().flatten())
+}
+
+/// Of several clusters, and of the Elasticsearch that they share.
+pub(super) async fn check_each(
+    configs: &[Config],
+    show_config: bool,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    if show_config {
+        output::data(Config::show_each(configs).trim_end())?;
+        return Ok(Exit::Done);
+    }
+    let mut findings = Vec::new();
+    for config in configs {
+        let name = config.cluster.as_deref().unwrap_or_default();
+        let of_it = teleport(config, shutdown).await.into_iter();
+        findings.extend(of_it.map(|finding| match finding {
+            Ok(good) => Ok(format!("{name}: {good}")),
+            Err(fault) => Err(Fault {
+                what: format!("{name}: {}", fault.what),
+                ..fault
+            }),
+        }));
+    }
+    // Which days are kept matters most to the one that begins first.
+    let begins = |config: &&Config| config.start_time.unwrap_or_else(Utc::now);
+    let first = configs.iter().min_by_key(begins);
+    let first = first.expect("there is a table");
+    findings.extend(elastic::findings(first, shutdown).await);
+    tell(findings)
+}
+
+fn tell(findings: impl IntoIterator<Item = Finding>) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
-    for finding in findings.into_iter().flatten() {
+    for finding in findings {
         match finding {
             Ok(good) => output::data(format_args!("ok    {good}"))?,
             Err(Fault {
@@ -80,17 +114,11 @@ impl Fault {
 
 impl<E: Into<Failure>> From<E> for Fault {
     fn from(failure: E) -> Self {
-        match failure.into() {
-            Failure::Usage(what) => Self {
-                what,
-                mend: None,
-                is_fatal: true,
-            },
-            Failure::Unusable(error) | Failure::Failed(error) => Self {
-                what: Chain(error.as_ref()).to_string(),
-                mend: mend::mend(error.as_ref()),
-                is_fatal: true,
-            },
+        let (what, mend) = failure.into().told();
+        Self {
+            what,
+            mend,
+            is_fatal: true,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tracing::warn;
 
 use crate::config::sources::{self, FlagSetting};
-use crate::config::{Config, Needs, Warning};
+use crate::config::{Config, Needs, Selected, Warning};
 use crate::output::Chain;
 use crate::shutdown::Reload;
 use crate::telemetry::Log;
@@ -14,6 +14,8 @@ use crate::telemetry::Log;
 pub(super) struct ConfigSource {
     pub file: Option<PathBuf>,
     pub flags: Vec<FlagSetting>,
+    /// Which of several clusters, if one is chosen.
+    pub cluster: Option<String>,
     pub needs: Needs,
 }
 
@@ -27,14 +29,15 @@ pub(super) struct Unusable {
 
 impl ConfigSource {
     /// Reads it, as it is now.
-    pub(super) fn read(&self) -> Result<(Config, Vec<Warning>), Unusable> {
+    pub(super) fn read(&self) -> Result<(Selected, Vec<Warning>), Unusable> {
         let flags = self.flags.clone();
         let raw = sources::collect(self.file.as_deref(), std::env::vars_os(), flags);
         let raw = raw.map_err(|unreadable| Unusable {
             mistakes: vec![Chain(&unreadable).to_string()],
             hint: Some(unreadable.hint()),
         })?;
-        Config::resolve(raw, self.needs).map_err(|mistakes| {
+        let selected = Config::select(raw, self.needs, self.cluster.as_deref());
+        selected.map_err(|mistakes| {
             let texts = mistakes.list().iter().map(|mistake| mistake.text.clone());
             Unusable {
                 mistakes: texts.collect(),
@@ -57,7 +60,7 @@ impl LogLevel {
         loop {
             reload.asked().await;
             match self.source.read() {
-                Ok((config, _)) => self.log.set_level(&config.log.level),
+                Ok((selected, _)) => self.log.set_level(&selected.any().log.level),
                 Err(unusable) => {
                     for mistake in unusable.mistakes {
                         warn!("keeping the log level: {mistake}");

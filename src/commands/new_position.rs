@@ -33,10 +33,7 @@ impl NewPosition {
             to,
             is_confirmed,
         } = order;
-        let flag = match way {
-            Way::Back => "--rewind-to",
-            Way::Forward => "--forward-to",
-        };
+        let flag = way.flag();
         let wrong = |problem: String| Err(Failure::Usage(format!("{flag}: {problem}")));
         let mut runs = checkpoint.summary()?.runs.into_iter();
         let Some(run) = runs.find(|run| run.kind == RunKind::Daemon) else {

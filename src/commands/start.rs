@@ -1,5 +1,7 @@
 //! `start`: follows the audit log for ever.
 
+pub(super) mod clusters;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +18,7 @@ use crate::cli::Start;
 use crate::commands::import;
 use crate::commands::new_position::NewPosition;
 use crate::commands::old_days::first_to_write;
+use crate::commands::room::Room;
 use crate::commands::status::{identity_value, time};
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
@@ -23,7 +26,7 @@ use crate::commands::transfer::{
 use crate::commands::{Exit, Failure};
 use crate::config::{Config, ListenConfig};
 use crate::event_handler::state::HandlerState;
-use crate::observer::{Identity, ListenError, Observer, Server, newer};
+use crate::observer::{Identity, ListenError, Observer, Observers, Server, newer};
 use crate::output::Chain;
 use crate::pipeline::Summary;
 use crate::shutdown::{Reload, Shutdown};
@@ -45,6 +48,9 @@ pub(super) async fn start(
     let stop = &shutdown.stop;
     let reload = Reload::on_signal("the credentials")?;
     let (checkpoint, _lock) = open(&config, dry_run)?;
+    if let (None, Some(storage), false) = (&config.cluster, &config.storage, dry_run) {
+        clusters::tell_of_left_states(storage, &[]);
+    }
     let left_off = import_state.map(|directory| import::read(&directory, &config, &checkpoint));
     let left_off = left_off.transpose()?.flatten();
     let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
@@ -54,11 +60,13 @@ pub(super) async fn start(
         Some(storage) if !dry_run => Some(watch(&config, storage, &stats).await?.0),
         _ => None,
     };
+    let room = Room::for_one(&config);
     let work = Box::pin(follow(
         config,
         checkpoint,
         stats,
         reload,
+        room,
         Order {
             exit_on_last_event,
             dry_run,
@@ -99,6 +107,7 @@ async fn follow(
     checkpoint: Checkpoint,
     stats: Arc<Stats>,
     reload: Reload,
+    room: Room,
     order: Order,
     stop: &CancellationToken,
 ) -> Result<Exit, Failure> {
@@ -171,7 +180,7 @@ async fn follow(
             transfer.leave_out_before(first_ms)?;
         }
         let company = Box::pin(company(&transfer));
-        let work = transfer.into_elasticsearch(client, stop.clone());
+        let work = transfer.into_elasticsearch_within(room, client, stop.clone());
         beside(work, company).await?
     };
     info!(
@@ -212,14 +221,21 @@ pub(super) async fn watch(
     storage: &Path,
     stats: &Arc<Stats>,
 ) -> Result<(impl Future<Output = ()> + use<>, Option<String>), Failure> {
-    show(config.listen.as_ref(), observe(config, storage, stats)).await
+    let observers = Observers::of_one(observe(None, config, storage, stats));
+    show(config.listen.as_ref(), observers).await
 }
 
-/// What watches one run.
-fn observe(config: &Config, storage: &Path, stats: &Arc<Stats>) -> Arc<Observer> {
+/// What watches one run: that of the cluster of this name, if there are several.
+fn observe(
+    cluster: Option<&str>,
+    config: &Config,
+    storage: &Path,
+    stats: &Arc<Stats>,
+) -> Arc<Observer> {
     let listen = config.listen.as_ref();
     let shows_payloads = listen.is_some_and(|listen| listen.shows_payloads);
     Observer::new(
+        cluster.map(str::to_owned),
         stats.clone(),
         storage,
         stalled_after(config),
@@ -231,11 +247,11 @@ fn observe(config: &Config, storage: &Path, stats: &Arc<Stats>) -> Arc<Observer>
 /// Shows what is watched to whoever asks; and where.
 async fn show(
     listen: Option<&ListenConfig>,
-    observer: Arc<Observer>,
+    observers: Arc<Observers>,
 ) -> Result<(impl Future<Output = ()> + use<>, Option<String>), Failure> {
     let server = match listen {
         None => None,
-        Some(listen) => match Server::bind(listen, observer.clone()).await {
+        Some(listen) => match Server::bind(listen, observers.clone()).await {
             Ok(server) => Some(server),
             // Another program may have it, and events matter more.
             Err(taken @ ListenError::Address { .. }) if listen.is_default => {
@@ -255,7 +271,7 @@ async fn show(
         if let Some(server) = server {
             serving.spawn(server.serve());
         }
-        observer.watch().await;
+        observers.watch().await;
     };
     Ok((watching, url))
 }

@@ -16,36 +16,101 @@ use crate::teleport::identity::{Credentials, IdentityError};
 pub(super) use crate::observer::picture::time;
 
 pub(super) async fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
-    let storage = config.storage.as_ref().expect("the command needs it");
-    let checkpoint =
-        Checkpoint::open_existing_read_only(storage)?.ok_or_else(|| no_state(storage))?;
-    let summary = checkpoint.summary()?;
-    let daemon = RoleLock::holder(storage, &Role::Daemon)?;
-    let live = match &daemon {
-        Some(holder) => Some(ask(config, holder).await),
-        None => None,
-    };
-    let now_ms = Utc::now().timestamp_millis();
-    let identity = config.teleport.as_ref();
-    let identity = identity.map(|teleport| Credentials::load(&teleport.credentials));
+    let look = Look::at(config).await?;
     let text = if as_json {
-        let value = match live {
-            Some(Ok(picture)) => picture,
-            _ => {
-                let identity = identity.as_ref().map_or(Value::Null, identity_value);
-                picture::of_state(&summary, daemon.as_ref(), identity, now_ms)
-            }
-        };
-        serde_json::to_string_pretty(&value)?
+        serde_json::to_string_pretty(&look.value())?
     } else {
-        let mut text = as_text(&summary, daemon.as_ref(), now_ms);
-        if let Some(identity) = &identity {
+        look.text()
+    };
+    output::data(text)?;
+    Ok(Exit::Done)
+}
+
+/// Of several clusters: each, whatever is wrong with another.
+pub(super) async fn status_of_each(configs: &[Config], as_json: bool) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
+    let (mut texts, mut values) = (Vec::new(), Vec::new());
+    for config in configs {
+        let name = config.cluster.as_deref().unwrap_or_default();
+        let head = format!("name           {name}");
+        match Look::at(config).await {
+            Ok(look) => {
+                texts.push(format!("{head}\n{}", look.text()));
+                let mut value = look.value();
+                value["name"] = name.into();
+                values.push(value);
+            }
+            Err(failure) => {
+                exit = Exit::Failed;
+                let (what, mend) = failure.told();
+                let mend = mend.map_or_else(String::new, |mend| format!("\nhint           {mend}"));
+                texts.push(format!("{head}\nerror          {what}{mend}"));
+                values.push(json!({"name": name, "error": what}));
+            }
+        }
+    }
+    let text = if as_json {
+        let now = time(Utc::now().timestamp_millis());
+        serde_json::to_string_pretty(&picture::of_clusters(now, values))?
+    } else {
+        texts.join("\n\n")
+    };
+    output::data(text)?;
+    Ok(exit)
+}
+
+/// What is to be seen of one cluster.
+struct Look {
+    summary: Summary,
+    daemon: Option<Holder>,
+    /// What the daemon says, if one runs.
+    live: Option<Result<Value, String>>,
+    identity: Option<Result<Credentials, IdentityError>>,
+    now_ms: i64,
+}
+
+impl Look {
+    async fn at(config: &Config) -> Result<Self, Failure> {
+        let storage = config.storage.as_ref().expect("the command needs it");
+        let checkpoint =
+            Checkpoint::open_existing_read_only(storage)?.ok_or_else(|| no_state(storage))?;
+        let summary = checkpoint.summary()?;
+        let mut daemon = RoleLock::holder(storage, &Role::Daemon)?;
+        if let (None, Some(_), Some(above)) = (&daemon, &config.cluster, storage.parent()) {
+            // One of several that waits to begin anew.
+            daemon = RoleLock::holder(above, &Role::Daemon)?;
+        }
+        let live = match &daemon {
+            Some(holder) => Some(ask(config, holder).await),
+            None => None,
+        };
+        let teleport = config.teleport.as_ref();
+        Ok(Self {
+            summary,
+            daemon,
+            live,
+            identity: teleport.map(|teleport| Credentials::load(&teleport.credentials)),
+            now_ms: Utc::now().timestamp_millis(),
+        })
+    }
+
+    fn value(&self) -> Value {
+        if let Some(Ok(picture)) = &self.live {
+            return picture.clone();
+        }
+        let identity = self.identity.as_ref().map_or(Value::Null, identity_value);
+        picture::of_state(&self.summary, self.daemon.as_ref(), identity, self.now_ms)
+    }
+
+    fn text(&self) -> String {
+        let mut text = as_text(&self.summary, self.daemon.as_ref(), self.now_ms);
+        if let Some(identity) = &self.identity {
             text += &format!("\nidentity       {}", identity_words(identity));
         }
-        match live {
+        match &self.live {
             None => {}
             Some(Ok(picture)) => {
-                for line in live_lines(&picture) {
+                for line in live_lines(picture) {
                     text += "\n";
                     text += &line;
                 }
@@ -53,9 +118,7 @@ pub(super) async fn status(config: &Config, as_json: bool) -> Result<Exit, Failu
             Some(Err(why)) => text += &format!("\nnow            cannot be asked: {why}"),
         }
         text
-    };
-    output::data(text)?;
-    Ok(Exit::Done)
+    }
 }
 
 /// Asks the daemon that has the lock.
@@ -63,12 +126,19 @@ async fn ask(config: &Config, holder: &Holder) -> Result<Value, String> {
     let Some(listen) = &config.listen else {
         return Err("listen.addr is off".to_owned());
     };
-    let picture = asked::ask(listen).await?;
-    if picture["daemon"]["pid"].as_u64() == holder.pid.map(u64::from) {
-        Ok(picture)
-    } else {
-        Err(format!("at {}: another daemon answers", listen.addr))
-    }
+    let mut picture = asked::ask(listen).await?;
+    let picture = match picture.get_mut("clusters").map(Value::take) {
+        // One that follows several has a picture of each.
+        Some(Value::Array(clusters)) => {
+            let mut clusters = clusters.into_iter();
+            clusters.find(|picture| picture["name"].as_str() == config.cluster.as_deref())
+        }
+        _ => Some(picture),
+    };
+    let is_ours = |picture: &Value| picture["daemon"]["pid"].as_u64() == holder.pid.map(u64::from);
+    picture
+        .filter(is_ours)
+        .ok_or_else(|| format!("at {}: another daemon answers", listen.addr))
 }
 
 /// What only the running daemon knows.

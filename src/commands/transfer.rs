@@ -15,6 +15,7 @@ use crate::checkpoint::{Checkpoint, LeftOut, Run};
 use crate::commands::Failure;
 use crate::commands::dry_run::{DryRun, End};
 use crate::commands::mend::mend;
+use crate::commands::room::Room;
 use crate::config::{Config, ElasticsearchConfig};
 use crate::document::Encoder;
 use crate::elastic::bulk::Bulk;
@@ -22,7 +23,7 @@ use crate::elastic::client::{self as elastic, Body, Method, ServerError};
 use crate::output::Chain;
 use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::retry::Backoff;
-use crate::pipeline::{Pipeline, Settings, Sink, Summary, quota, unless_stopped};
+use crate::pipeline::{Pipeline, Settings, Sink, Summary, unless_stopped};
 use crate::shutdown::Reload;
 use crate::telemetry::{self, Reason, Stats};
 use crate::teleport::audit_log::{AuditLog, Reading, Sent};
@@ -154,7 +155,7 @@ pub(super) async fn demand_template(
 }
 
 /// The pipeline's settings.
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, room: &Room) -> Settings {
     let batch = match &config.elasticsearch {
         Some(elasticsearch) => BatchLimits {
             bytes: elasticsearch.batch_bytes,
@@ -169,10 +170,11 @@ fn settings(config: &Config) -> Settings {
         },
     };
     let in_flight = config.elasticsearch.as_ref().map_or(1, |e| e.in_flight);
+    let in_flight_bytes = batch.bytes.saturating_mul(in_flight + 2) + READ_AHEAD_BYTES;
     Settings {
         batch,
         in_flight,
-        in_flight_bytes: batch.bytes.saturating_mul(in_flight + 2) + READ_AHEAD_BYTES,
+        in_flight_bytes: room.part_of(in_flight_bytes, batch.bytes),
         grace_period: config.grace_period,
         dead_letter_bytes: config.dead_letter_bytes,
         blocked_bytes: config.blocked_bytes,
@@ -240,17 +242,28 @@ impl Transfer {
         client: elastic::Client,
         stop: CancellationToken,
     ) -> Result<Summary, Failure> {
+        let room = Room::for_one(&self.config);
+        Box::pin(self.into_elasticsearch_within(room, client, stop)).await
+    }
+
+    /// Runs into Elasticsearch beside others.
+    pub(super) async fn into_elasticsearch_within(
+        self,
+        room: Room,
+        client: elastic::Client,
+        stop: CancellationToken,
+    ) -> Result<Summary, Failure> {
         let elasticsearch = self
             .config
             .elasticsearch
             .as_ref()
             .expect("the command needs it");
         let gzip = elasticsearch.gzip.unwrap_or(!client.is_local());
-        let bytes = self.config.limits.bytes_per_second.map(quota::limiter);
         let fresh = client.clone();
         let asked = asked(self.reload.clone());
         let stats = self.stats.clone();
-        let work = Box::pin(self.through(Bulk::new(client, gzip, bytes), stop));
+        let sink = Bulk::new(client, gzip, room.bytes()).one_of(room.requests());
+        let work = Box::pin(self.through_within(&room, sink, stop));
         let tell = move |life_ms: Option<(i64, i64)>| {
             let (start_ms, end_ms) = life_ms.unwrap_or_default();
             let (start, end) = (&stats.credentials_start_ms, &stats.credentials_end_ms);
@@ -285,6 +298,16 @@ impl Transfer {
         sink: impl Sink,
         stop: CancellationToken,
     ) -> Result<Summary, Failure> {
+        let room = Room::for_one(&self.config);
+        self.through_within(&room, sink, stop).await
+    }
+
+    async fn through_within(
+        self,
+        room: &Room,
+        sink: impl Sink,
+        stop: CancellationToken,
+    ) -> Result<Summary, Failure> {
         let form = self.config.elasticsearch.as_ref();
         let form = form.map(|e| (e.index.clone(), e.schema));
         let (pattern, schema) = form.unwrap_or_default();
@@ -301,8 +324,9 @@ impl Transfer {
             sink,
             checkpoint: self.checkpoint,
             run: self.run.id,
+            cluster: self.run.cluster,
             encoder: Encoder::new(&pattern).with_schema(schema),
-            settings: settings(&self.config),
+            settings: settings(&self.config, room),
             stats: self.stats,
         };
         let run = Box::pin(pipeline.run(source, stop));

@@ -32,6 +32,7 @@ use crate::checkpoint::{
 use crate::cli;
 use crate::commands::backfill::{identity_of, show_progress};
 use crate::commands::old_days::first_to_write;
+use crate::commands::room::Room;
 use crate::commands::status::time;
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
@@ -44,7 +45,7 @@ use crate::elastic::lookup::{GIVE_READ, Lookup, LookupError};
 use crate::output::{self, Chain};
 use crate::pipeline::delivery::Fault;
 use crate::pipeline::retry::Backoff;
-use crate::pipeline::{quota, unless_stopped};
+use crate::pipeline::unless_stopped;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Stats;
 
@@ -254,7 +255,7 @@ async fn writer(
     demand_template(&client, elasticsearch).await?;
     let first = first_to_write(&client, elasticsearch, span, Patience::None, stop).await?;
     let gzip = elasticsearch.gzip.unwrap_or(!client.is_local());
-    let bytes = config.limits.bytes_per_second.map(quota::limiter);
+    let bytes = Room::for_one(config).bytes();
     Ok((Bulk::new(client, gzip, bytes), first))
 }
 

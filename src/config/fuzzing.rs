@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::keys::{CONFIG_VARIABLE, Kind};
 use super::sources::{self, Raw, Value};
-use super::{Config, Effective, Needs, Warning};
+use super::{Config, Effective, Needs, Selected, Warning};
 
 /// Stands for a secret in whatever is tried.
 const SECRET: &str = "hunter2";
@@ -70,7 +70,7 @@ fn check(collect: impl Fn() -> Raw, text: &str, needs: Needs) {
         assert!(!is_secret || !line.contains(SECRET), "{line:?}");
     };
 
-    let (config, warnings) = match Config::resolve(raw, needs) {
+    let (selected, warnings) = match Config::select(raw, needs, None) {
         Ok(good) => good,
         Err(mistakes) => {
             assert!(!mistakes.list().is_empty());
@@ -84,20 +84,37 @@ fn check(collect: impl Fn() -> Raw, text: &str, needs: Needs) {
         .iter()
         .map(Warning::to_string)
         .for_each(|doubt| check_line(&doubt));
-    let shown = config.show();
+    let (shown, configs) = match selected {
+        Selected::One(config) => (config.show(), vec![*config]),
+        Selected::Each(configs) => (Config::show_each(&configs), configs),
+    };
     shown.lines().for_each(check_line);
-    if !has_secret {
+    if has_secret {
+        return;
+    }
+    let again = Config::select(file(&shown), needs, None);
+    let (again, _) = again.unwrap_or_else(|mistakes| panic!("{mistakes}\nin\n{shown}"));
+    let again = match again {
+        Selected::One(config) => vec![*config],
+        Selected::Each(configs) => configs,
+    };
+    assert_eq!(without_origins(&configs), without_origins(&again));
+    for config in configs {
+        // One of several is what a file for it alone would give.
+        let shown = config.show();
         let (again, _) = Config::resolve(file(&shown), needs)
             .unwrap_or_else(|mistakes| panic!("{mistakes}\nin\n{shown}"));
-        assert_eq!(without_origins(config), without_origins(again));
+        let cluster = None;
+        let config = Config { cluster, ..config };
+        assert_eq!(without_origins(&[config]), without_origins(&[again]));
     }
 }
 
-fn without_origins(config: Config) -> String {
-    let effective = Effective::default();
-    let config = Config {
-        effective,
-        ..config
-    };
-    format!("{config:?}")
+fn without_origins(configs: &[Config]) -> String {
+    let effective = Effective::default;
+    let configs = configs.iter().map(|config| Config {
+        effective: effective(),
+        ..config.clone()
+    });
+    format!("{:?}", configs.collect::<Vec<_>>())
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::clusters;
 use super::keys::Key;
 use super::mistakes::{Mistake, Mistakes, Origin, Warning, in_one_line};
 use super::secret_file;
@@ -177,15 +178,25 @@ impl Resolver {
 
     /// A setting that must be made and is not.
     pub(super) fn missing(&mut self, key: &Key, what: &str) {
-        self.mistakes.push(Mistake {
-            origin: None,
-            text: format!(
-                "{} is not set: {what} (or --{}, or {})",
-                key.name,
-                key.flag(),
-                key.variable()
-            ),
-        });
+        let mistake = match &self.raw.table {
+            Some((label, origin)) if clusters::refusal(key).is_none() => Mistake {
+                origin: Some(origin.clone()),
+                text: format!(
+                    "{origin}: {label}: {} is not set: {what}, in this table or above all tables",
+                    key.name
+                ),
+            },
+            _ => Mistake {
+                origin: None,
+                text: format!(
+                    "{} is not set: {what} (or --{}, or {})",
+                    key.name,
+                    key.flag(),
+                    key.variable()
+                ),
+            },
+        };
+        self.mistakes.push(mistake);
     }
 
     /// A doubt.

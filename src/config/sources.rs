@@ -9,9 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use toml::de::{DeTable, DeValue};
-
-use super::former::{self, Former};
+use super::former::Former;
 use super::keys::{self, CONFIG_VARIABLE, KEYS, Key, Kind, VARIABLE_PREFIX};
 use super::mistakes::{Mistake, Origin, Warning};
 use super::secret_file::readable_by_others;
@@ -75,6 +73,7 @@ pub(crate) enum Value {
 }
 
 /// A setting as it was made.
+#[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) key: &'static Key,
     pub(crate) value: Value,
@@ -150,7 +149,21 @@ pub struct Raw {
     /// The file, if users other than its owner may read it.
     pub(crate) exposed_file: Option<PathBuf>,
     /// The file is the event handler's: keys that only that one has are told of, and no mistakes.
-    is_former: bool,
+    pub(super) is_former: bool,
+    /// The tables `[[cluster]]`, in the order of the file.
+    pub(super) tables: Vec<ClusterTable>,
+    /// Whose settings these are, if they are one cluster's of several: what mistakes call it, and where
+    /// its table begins.
+    pub(super) table: Option<(String, Origin)>,
+}
+
+/// One table `[[cluster]]`.
+pub(super) struct ClusterTable {
+    pub(super) name: String,
+    /// What it is called in mistakes.
+    pub(super) label: String,
+    pub(super) origin: Origin,
+    pub(super) settings: BTreeMap<&'static str, Setting>,
 }
 
 impl fmt::Debug for Raw {
@@ -242,27 +255,6 @@ impl Raw {
         Ok(())
     }
 
-    /// Adds the settings of a file with this text.
-    pub(super) fn add_file(&mut self, path: &Path, text: &str) {
-        let mut file = File {
-            path,
-            text,
-            raw: self,
-        };
-        let (table, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            let offset = error.span().map_or(0, |span| span.start);
-            // Only the parser's words: the line itself may hold a secret.
-            file.mistake(offset, &format!("no valid TOML: {}", error.message()));
-        }
-        if errors.is_empty() {
-            file.walk("", table.get_ref());
-        } else {
-            // What the parser makes of the rest is a guess; mistakes found in it might be its own.
-            self.is_partial = true;
-        }
-    }
-
     fn add_variable(&mut self, name: OsString, value: OsString) {
         let Some(name) = name.to_str() else {
             return;
@@ -298,116 +290,6 @@ impl Raw {
             }),
         }
     }
-}
-
-/// The configuration file while it is read.
-struct File<'a> {
-    path: &'a Path,
-    text: &'a str,
-    raw: &'a mut Raw,
-}
-
-impl File<'_> {
-    fn origin(&self, offset: usize) -> Origin {
-        let before = self.text.as_bytes().iter().take(offset);
-        Origin::File {
-            path: self.path.to_owned(),
-            line: before.filter(|byte| **byte == b'\n').count() + 1,
-        }
-    }
-
-    fn mistake(&mut self, offset: usize, problem: &str) {
-        let origin = self.origin(offset);
-        self.raw.mistakes.push(Mistake {
-            text: format!("{origin}: {problem}"),
-            origin: Some(origin),
-        });
-    }
-
-    fn walk(&mut self, above: &str, table: &DeTable<'_>) {
-        for (name, value) in table {
-            let offset = name.span().start;
-            let path = match above {
-                "" => name.get_ref().to_string(),
-                above => format!("{above}.{}", name.get_ref()),
-            };
-            if let Some(mend) = former::in_file(&path) {
-                self.former(&path, offset, &mend);
-                if let DeValue::Table(table) = value.get_ref() {
-                    self.walk(&path, table);
-                }
-            } else if let Some(key) = keys::find(&path) {
-                self.add(key, path, offset, value.get_ref());
-            } else {
-                match value.get_ref() {
-                    DeValue::Table(table) if keys::is_table(&path) || !table.is_empty() => {
-                        self.walk(&path, table);
-                    }
-                    _ if keys::is_table(&path) => {
-                        let problem = format!(
-                            "{path}: this is a table and has no value itself; write [{path}] and \
-                             its settings below"
-                        );
-                        self.mistake(offset, &problem);
-                    }
-                    _ => self.unknown(&path, offset),
-                }
-            }
-        }
-    }
-
-    fn former(&mut self, path: &str, offset: usize, mend: &str) {
-        if self.raw.is_former {
-            let origin = self.origin(offset);
-            let note = format!("{origin}: {path} is left out: {mend}");
-            self.raw.warnings.push(Warning(note));
-        } else {
-            let problem = format!("{path}: this belongs to teleport-event-handler: {mend}");
-            self.mistake(offset, &problem);
-        }
-    }
-
-    fn unknown(&mut self, path: &str, offset: usize) {
-        let mend = match keys::suggest(path) {
-            Some(known) => format!("did you mean {known}?"),
-            None => "`teleport-event-indexer start --help` lists all settings".to_owned(),
-        };
-        self.mistake(offset, &format!("{path}: unknown key; {mend}"));
-    }
-
-    fn add(&mut self, key: &'static Key, path: String, offset: usize, value: &DeValue<'_>) {
-        if let Some(other) = self.raw.settings.get(key.name) {
-            let problem = format!(
-                "{path}: this is the same setting as {} ({}); keep one of them",
-                other.spelled, other.origin
-            );
-            self.mistake(offset, &problem);
-            return;
-        }
-        match convert(value) {
-            Ok(value) => self.raw.set(key, value, self.origin(offset), path),
-            Err(problem) => self.mistake(offset, &format!("{path}: {problem}")),
-        }
-    }
-}
-
-fn convert(value: &DeValue<'_>) -> Result<Value, &'static str> {
-    Ok(match value {
-        DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Boolean(truth) => Value::Bool(*truth),
-        DeValue::Float(number) => Value::Number(number.as_str().to_owned()),
-        DeValue::Datetime(time) => Value::Time(time.to_string()),
-        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Value::Integer(number),
-            Err(_) => Value::Number(number.to_string()),
-        },
-        DeValue::Array(items) => {
-            let texts = items.iter().map(|item| item.get_ref().as_str());
-            let texts: Option<Vec<_>> = texts.map(|text| text.map(str::to_owned)).collect();
-            Value::List(texts.ok_or("must be a list of texts in quotes: [\"one\", \"two\"]")?)
-        }
-        DeValue::Table(_) => return Err("takes a value, not a table"),
-    })
 }
 
 fn former_variable(name: &str, rest: &str) -> Warning {

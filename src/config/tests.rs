@@ -12,6 +12,8 @@ use super::*;
 use crate::output::Chain;
 use crate::secret::Secret;
 
+mod clusters;
+
 /// A directory with a file in it, settings around it, and the question what comes of them.
 struct Gate {
     directory: tempfile::TempDir,
@@ -83,12 +85,15 @@ impl Gate {
         text.replace("DIR", self.directory.path().to_str().unwrap())
     }
 
-    fn resolve(&self) -> Result<(Config, Vec<Warning>), String> {
+    fn raw(&self) -> Result<Raw, String> {
         let path = self.directory.path().join("config.toml");
         let file = self.has_file.then_some(path.as_path());
         let raw = collect(file, self.environment.clone(), self.flags.clone());
-        let raw = raw.map_err(|error| Chain(&error).to_string())?;
-        Config::resolve(raw, self.needs).map_err(|mistakes| mistakes.to_string())
+        raw.map_err(|error| Chain(&error).to_string())
+    }
+
+    fn resolve(&self) -> Result<(Config, Vec<Warning>), String> {
+        Config::resolve(self.raw()?, self.needs).map_err(|mistakes| mistakes.to_string())
     }
 
     fn cleaned(&self, text: &str) -> String {
@@ -660,6 +665,7 @@ show-payloads = true
     };
     insta::assert_snapshot!(format!("{without_origins:#?}"), @r#"
     Config {
+        cluster: None,
         storage: Some(
             "/var/lib/x",
         ),
@@ -983,7 +989,8 @@ fn the_example_comes_through() {
 fn the_example_names_every_key_with_its_default() {
     let mut table = "";
     let mut lines = Vec::new();
-    for line in EXAMPLE.lines() {
+    let (of_one, _) = EXAMPLE.split_once("\n#[[cluster]]\n").unwrap();
+    for line in of_one.lines() {
         if let Some(name) = line.strip_prefix('[') {
             table = name.trim_end_matches(']');
         } else if let Some((name, value)) = line.trim_start_matches('#').split_once(" = ") {

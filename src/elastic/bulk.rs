@@ -22,6 +22,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -29,11 +30,13 @@ use flate2::write::GzEncoder;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use tokio::sync::Semaphore;
 
 use crate::elastic::client::{Answer, Body, Client, ErrorAnswer, Method};
 use crate::output::Chain;
 use crate::pipeline::Sink;
 use crate::pipeline::delivery::{Attempt, Fault, Outcome, Refusal};
+use crate::pipeline::quota::{self, Limiter};
 use crate::telemetry::Reason;
 
 /// All that is read of an answer; the rest is not even sent.
@@ -44,29 +47,38 @@ const PATH: &str = "/_bulk?filter_path=items.*.status,items.*.error.type,items.*
 pub struct Bulk {
     client: Client,
     gzip: bool,
-    bytes_per_second: Option<governor::DefaultDirectRateLimiter>,
+    bytes_per_second: Option<Arc<Limiter>>,
+    /// As many as there may be requests at once, of all that share it.
+    places: Option<Arc<Semaphore>>,
 }
 
 impl Bulk {
     /// A sink that sends through `client`, gzipped or not, at most so many bytes a second.
-    pub fn new(
-        client: Client,
-        gzip: bool,
-        bytes_per_second: Option<governor::DefaultDirectRateLimiter>,
-    ) -> Self {
+    pub fn new(client: Client, gzip: bool, bytes_per_second: Option<Arc<Limiter>>) -> Self {
         Self {
             client,
             gzip,
             bytes_per_second,
+            places: None,
         }
+    }
+
+    /// The same as one of several, which take turns for these places.
+    pub fn one_of(self, places: Arc<Semaphore>) -> Self {
+        let places = Some(places);
+        Self { places, ..self }
     }
 }
 
 impl Sink for Bulk {
     async fn send(&self, body: Bytes, operations: usize) -> Attempt {
         if let Some(limiter) = &self.bytes_per_second {
-            crate::pipeline::quota::pass(limiter, body.len()).await;
+            quota::pass(limiter, body.len()).await;
         }
+        let _place = match &self.places {
+            Some(places) => Some(places.acquire().await.expect("nobody closes it")),
+            None => None,
+        };
         let body = if self.gzip {
             // Milliseconds: too long for the thread that all connections share.
             let gzipped = tokio::task::spawn_blocking(move || gzip(&body));

@@ -36,6 +36,13 @@ pub enum Trouble {
         /// What was last said about it.
         said: String,
     },
+    /// The run has ended, and begins anew.
+    Ended {
+        /// Since when, ms since 1970.
+        since_ms: i64,
+        /// Why, in words that may be logged.
+        said: String,
+    },
     /// There are newer events than those that are stored, and nothing moves.
     Stalled {
         /// Since when, ms since 1970.
@@ -52,6 +59,9 @@ impl fmt::Display for Trouble {
                 since_ms,
                 said,
             } => write!(f, "{end} fails since {}: {said}", time(*since_ms)),
+            Self::Ended { since_ms, said } => {
+                write!(f, "not followed since {}: {said}", time(*since_ms))
+            }
             Self::Stalled { since_ms } => write!(
                 f,
                 "stalled: nothing has moved since {}, though Teleport has newer events",
@@ -62,7 +72,13 @@ impl fmt::Display for Trouble {
 }
 
 impl Health {
-    pub(super) fn of(stats: &Stats, motion: &Motion, now_ms: i64) -> Self {
+    pub(super) fn of(stats: &Stats, motion: &Motion, failed: Option<&Failed>, now_ms: i64) -> Self {
+        if let Some(failed) = failed.filter(|failed| !failed.is_over(stats)) {
+            let (since_ms, said) = (failed.since_ms, failed.said.clone());
+            return Self {
+                troubles: vec![Trouble::Ended { since_ms, said }],
+            };
+        }
         let ends = [
             ("Teleport", &stats.teleport),
             ("Elasticsearch", &stats.elasticsearch),
@@ -84,6 +100,24 @@ impl Health {
     pub fn is_stalled(&self) -> bool {
         let mut troubles = self.troubles.iter();
         troubles.any(|trouble| matches!(trouble, Trouble::Stalled { .. }))
+    }
+}
+
+/// A run that has ended, though nobody wanted it to.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// When the first of those did that have ended in a row, ms since 1970.
+    pub(super) since_ms: i64,
+    /// When this one did.
+    pub(super) last_ms: i64,
+    /// Why, in words that may be logged.
+    pub(super) said: String,
+}
+
+impl Failed {
+    /// Whether another one does its work: it commits, which it does in a quiet log as well.
+    pub(super) fn is_over(&self, stats: &Stats) -> bool {
+        Stats::time(&stats.committed_ms).is_some_and(|committed_ms| committed_ms > self.last_ms)
     }
 }
 
@@ -216,7 +250,7 @@ mod tests {
     }
 
     fn said(stats: &Stats, motion: &Motion, summary: Option<&Summary>) -> String {
-        sentence(&Health::of(stats, motion, NOW), stats, summary, NOW)
+        sentence(&Health::of(stats, motion, None, NOW), stats, summary, NOW)
     }
 
     #[test]
@@ -279,7 +313,7 @@ mod tests {
             panic!("it fails");
         };
         let motion = Motion::new(STALL, since_ms);
-        let at = |now_ms| Health::of(&stats, &motion, now_ms);
+        let at = |now_ms| Health::of(&stats, &motion, None, now_ms);
         assert_eq!(at(since_ms + FAILS_AFTER_MS - 1), Health::default());
         let health = at(since_ms + FAILS_AFTER_MS);
         let words = format!("Elasticsearch fails since {}: status 503", time(since_ms));
@@ -313,10 +347,10 @@ mod tests {
         for (newest_ms, is_stalled) in [(0, false), (known_ms, false), (known_ms + 1, true)] {
             let newest = &stats.newest_at_teleport_ms;
             newest.store(newest_ms, Ordering::Relaxed);
-            let health = Health::of(&stats, &motion, later + 3 * step);
+            let health = Health::of(&stats, &motion, None, later + 3 * step);
             assert_eq!(health.is_stalled(), is_stalled, "{newest_ms}");
         }
-        let health = Health::of(&stats, &motion, later + 3 * step);
+        let health = Health::of(&stats, &motion, None, later + 3 * step);
         assert_eq!(
             health.troubles[0].to_string(),
             "stalled: nothing has moved since 2026-09-21T14:23:19Z, though Teleport has newer \

@@ -6,13 +6,15 @@ use self::samples::Samples;
 use super::health::Health;
 use super::process::Process;
 use crate::checkpoint::{RunKind, Summary};
-use crate::telemetry::{DURATION_BOUNDS, GAP_REASONS, Reason, RequestOutcome, Standing, Stats};
+use crate::telemetry::{GAP_REASONS, Reason, RequestOutcome, Standing, Stats};
 
 mod samples;
 
 /// What metrics are made of.
 #[derive(Debug)]
 pub(super) struct Facts<'a> {
+    /// The name of the cluster's table, if there are several.
+    pub(super) cluster: Option<&'a str>,
     pub(super) stats: &'a Stats,
     pub(super) health: &'a Health,
     /// What the state file tells; `None` before it was looked into.
@@ -231,7 +233,7 @@ pub static METRICS: &[Metric] = &[
         Histogram,
         "",
         "How long bulk requests took, failed ones included.",
-        durations,
+        |f, to| to.durations(&f.stats.request_durations),
     ),
     metric(
         "event_indexer_bulk_request_bytes_total",
@@ -253,8 +255,7 @@ pub static METRICS: &[Metric] = &[
                 let failures = end.failures_by_reason();
                 for (reason, count) in Reason::OF_FAILURES.into_iter().zip(failures) {
                     let reason = reason.as_str();
-                    let labels = format!("{{stage=\"{stage}\",reason=\"{reason}\"}}");
-                    to.line("", &labels, count as f64);
+                    to.line("", &[("stage", stage), ("reason", reason)], count as f64);
                 }
             }
         },
@@ -465,34 +466,32 @@ pub static METRICS: &[Metric] = &[
     ),
 ];
 
-fn durations(facts: &Facts<'_>, to: &mut Samples<'_>) {
-    let counts = facts.stats.request_durations.cumulative();
-    for (bound, count) in DURATION_BOUNDS.into_iter().zip(counts) {
-        let labels = format!("{{le=\"{}\"}}", bound as f64 / 1000.0);
-        to.line("_bucket", &labels, count as f64);
+impl Metric {
+    /// It is about the process, however many clusters it follows.
+    fn is_of_process(&self) -> bool {
+        self.name.starts_with("process_") || self.name == "event_indexer_build_info"
     }
-    let all = counts[DURATION_BOUNDS.len()] as f64;
-    to.line("_bucket", "{le=\"+Inf\"}", all);
-    to.line(
-        "_sum",
-        "",
-        facts.stats.request_durations.sum().as_secs_f64(),
-    );
-    to.line("_count", "", all);
 }
 
-/// All metrics as Prometheus reads them, text format 0.0.4.
-pub(super) fn render(facts: &Facts<'_>) -> String {
+/// All metrics as Prometheus reads them, text format 0.0.4; there are facts of each cluster.
+pub(super) fn render(facts: &[Facts<'_>]) -> String {
     let mut text = String::with_capacity(8 << 10);
     for metric in METRICS {
         let (name, kind) = (metric.name, metric.kind.as_str());
         writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", metric.help)
             .expect("a text takes all");
-        let mut samples = Samples {
-            text: &mut text,
-            name,
-        };
-        (metric.read)(facts, &mut samples);
+        for facts in facts {
+            let is_of_process = metric.is_of_process();
+            let mut samples = Samples {
+                text: &mut text,
+                name,
+                cluster: facts.cluster.filter(|_| !is_of_process),
+            };
+            (metric.read)(facts, &mut samples);
+            if is_of_process {
+                break;
+            }
+        }
     }
     text
 }
@@ -509,14 +508,15 @@ mod tests {
 
     fn rendered(stats: &Stats, summary: Option<&Summary>) -> String {
         let motion = Motion::new(Duration::from_secs(300), 0);
-        render(&Facts {
+        render(&[Facts {
+            cluster: None,
             stats,
-            health: &Health::of(stats, &motion, 1),
+            health: &Health::of(stats, &motion, None, 1),
             summary,
             process: Process::default(),
             started_ms: 1500,
             now_ms: 10_000,
-        })
+        }])
     }
 
     #[test]

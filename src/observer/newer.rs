@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::all::TICK;
 use super::health::Motion;
-use super::{TICK, now_ms};
+use super::now_ms;
 use crate::telemetry::{Reason, Standing, Stats};
 
 /// The longest pause between two questions.

@@ -55,6 +55,13 @@ pub fn of_state(summary: &Summary, daemon: Option<&Holder>, identity: Value, now
     })
 }
 
+/// Several clusters, each as its daemon or its state file tells of it.
+pub fn of_clusters(now: String, clusters: Vec<Value>) -> Value {
+    let daemons = || clusters.iter().map(|cluster| &cluster["daemon"]);
+    let daemon = daemons().find(|daemon| daemon.is_object()).cloned();
+    json!({"now": now, "state": null, "ready": null, "daemon": daemon, "clusters": clusters})
+}
+
 fn by_name(counts: &[(String, u64)]) -> Map<String, Value> {
     let counts = counts.iter();
     counts

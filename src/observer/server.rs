@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
 use self::certificate::Certificate;
-use super::Observer;
+use super::Observers;
 use crate::config::ListenConfig;
 use crate::output::Chain;
 
@@ -87,7 +87,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Doors {
     config: ListenConfig,
-    observer: Arc<Observer>,
+    observers: Arc<Observers>,
 }
 
 impl Server {
@@ -95,7 +95,10 @@ impl Server {
     ///
     /// # Errors
     /// If it cannot be had, or certificate and key cannot be used.
-    pub async fn bind(config: &ListenConfig, observer: Arc<Observer>) -> Result<Self, ListenError> {
+    pub async fn bind(
+        config: &ListenConfig,
+        observers: Arc<Observers>,
+    ) -> Result<Self, ListenError> {
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let addr = config.addr;
         let bound = TcpListener::bind(addr).await;
@@ -108,7 +111,7 @@ impl Server {
             certificate,
             doors: Arc::new(Doors {
                 config: config.clone(),
-                observer,
+                observers,
             }),
         })
     }
@@ -261,16 +264,16 @@ async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (kind, doors.observer.metrics()).into_response()
+    (kind, doors.observers.metrics()).into_response()
 }
 
 async fn status(State(doors): State<Arc<Doors>>) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
-    (kind, doors.observer.picture().to_string()).into_response()
+    (kind, doors.observers.picture().to_string()).into_response()
 }
 
 async fn livez(State(doors): State<Arc<Doors>>) -> Response {
-    if doors.observer.is_alive() {
+    if doors.observers.is_alive() {
         "alive\n".into_response()
     } else {
         let words = "the thread that moves events hangs\n";
@@ -279,7 +282,7 @@ async fn livez(State(doors): State<Arc<Doors>>) -> Response {
 }
 
 async fn readyz(State(doors): State<Arc<Doors>>, headers: HeaderMap) -> Response {
-    let troubles = doors.observer.health().troubles;
+    let troubles = doors.observers.troubles();
     if troubles.is_empty() {
         return "ready\n".into_response();
     }

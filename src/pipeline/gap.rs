@@ -10,17 +10,22 @@ use crate::document::DocumentId;
 /// The `event` of both documents.
 const EVENT: &str = "event_indexer.gap";
 
-/// The document that says what is missing. Its id depends on what is missing alone, so a gap that
-/// is met again is the same document.
-pub(super) fn opened(gap: &Gap) -> (DocumentId, Value) {
-    (id("gap", gap), Value::Object(members(gap)))
+/// What Teleport calls the cluster in each event, and so we do in documents of our own: whoever looks
+/// for one cluster's events finds them.
+pub(super) const CLUSTER_NAME: &str = "cluster_name";
+
+/// The document that says what is missing. Its id depends on what is missing of which cluster alone, so
+/// a gap that is met again is the same document.
+pub(super) fn opened(cluster: &str, gap: &Gap) -> (DocumentId, Value) {
+    let id = id("gap", cluster, gap);
+    (id, Value::Object(members(cluster, gap)))
 }
 
 /// The document that says that what was missing has come. It lies beside the first one.
-pub(crate) fn closed(gap: &Gap, now: DateTime<Utc>) -> (DocumentId, Value) {
-    let mut members = members(gap);
+pub(crate) fn closed(cluster: &str, gap: &Gap, now: DateTime<Utc>) -> (DocumentId, Value) {
+    let mut members = members(cluster, gap);
     members.insert(format!("{EVENT}.closed"), now.to_rfc3339().into());
-    (id("gap closed", gap), Value::Object(members))
+    (id("gap closed", cluster, gap), Value::Object(members))
 }
 
 /// The gap that an event leaves which came, but makes no document: `None` where no index can be
@@ -40,12 +45,13 @@ pub(super) fn of_malformed(letter: &DeadLetter, event_id: &[u8]) -> Option<Gap> 
     })
 }
 
-fn id(kind: &str, gap: &Gap) -> DocumentId {
+fn id(kind: &str, cluster: &str, gap: &Gap) -> DocumentId {
     let text = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
     let to_ms = gap.to_ms.to_be_bytes();
     let (chunk, dead_letter) = (text(&gap.chunk), text(&gap.dead_letter));
     let mut parts: Vec<&[u8]> = vec![
         kind.as_bytes(),
+        cluster.as_bytes(),
         gap.reason.as_bytes(),
         &to_ms,
         &chunk,
@@ -63,10 +69,11 @@ pub(super) fn time(ms: i64) -> Option<String> {
     DateTime::from_timestamp_millis(ms).map(|time| time.to_rfc3339())
 }
 
-fn members(gap: &Gap) -> Map<String, Value> {
+fn members(cluster: &str, gap: &Gap) -> Map<String, Value> {
     let mut members = Map::new();
     members.insert("time".into(), json!(time(gap.from_ms)));
     members.insert("event".into(), EVENT.into());
+    members.insert(CLUSTER_NAME.into(), cluster.into());
     for (name, value) in [
         ("reason", json!(gap.reason)),
         ("from", json!(time(gap.from_ms))),
@@ -122,13 +129,17 @@ mod tests {
                 ..gap.clone()
             },
         ];
-        assert_eq!(opened(&gap).0, opened(&met_again).0);
+        let id = |gap| opened("east", gap).0;
+        assert_eq!(id(&gap), id(&met_again));
+        assert_ne!(id(&gap), opened("west", &gap).0);
         for other in &others {
-            assert_ne!(opened(&gap).0, opened(other).0, "{other:?}");
+            assert_ne!(id(&gap), id(other), "{other:?}");
         }
-        let (one, two) = (closed(&gap, DateTime::UNIX_EPOCH), closed(&gap, Utc::now()));
+        let closed = |now| closed("east", &gap, now);
+        let (one, two) = (closed(DateTime::UNIX_EPOCH), closed(Utc::now()));
         assert_eq!(one.0, two.0);
-        assert_ne!(one.0, opened(&gap).0);
+        assert_ne!(one.0, id(&gap));
+        assert_eq!(one.1["cluster_name"], "east");
         assert_eq!(
             one.1["event_indexer.gap.closed"],
             "1970-01-01T00:00:00+00:00"

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 use self::holding::{Storing, join_storing};
 use super::batch::{Batch, BatchBuilder, Operation};
@@ -42,6 +42,8 @@ pub struct Pipeline<K> {
     pub checkpoint: Arc<Checkpoint>,
     /// Whose position moves.
     pub run: RunId,
+    /// What Teleport calls the cluster that is read.
+    pub cluster: String,
     /// Turns events into documents.
     pub encoder: Encoder,
     /// How to behave.
@@ -75,7 +77,8 @@ impl<K: Sink> Pipeline<K> {
         let source_stop = stop.child_token();
         // In a set, so that the source ends with us if somebody drops the run.
         let mut reading = JoinSet::new();
-        reading.spawn(source.run(sender, source_stop.clone()));
+        // With what is said of this run, as all tasks below: of several, the log tells which.
+        reading.spawn(source.run(sender, source_stop.clone()).in_current_span());
         let mut state = Loop {
             delivery: Arc::new(Delivery {
                 sink: self.sink,
@@ -90,6 +93,7 @@ impl<K: Sink> Pipeline<K> {
             budget_units,
             checkpoint: self.checkpoint,
             run: self.run,
+            cluster: self.cluster,
             encoder: self.encoder,
             settings,
             stats: self.stats,
@@ -129,6 +133,7 @@ struct Loop<K> {
     delivery: Arc<Delivery<K>>,
     checkpoint: Arc<Checkpoint>,
     run: RunId,
+    cluster: String,
     encoder: Encoder,
     settings: Settings,
     stats: Arc<Stats>,
@@ -260,7 +265,7 @@ impl<K: Sink> Loop<K> {
             _ => Vec::new(),
         };
         let of_recording = reached.as_ref().and_then(Step::of_recording);
-        let summary = of_recording.and_then(session::summary);
+        let summary = of_recording.and_then(|step| session::summary(&self.cluster, step));
         let number = self.progress.take(lane, reached, permit);
         if let Some(gap) = gap {
             self.take_gap(number, gap).await?;
@@ -281,7 +286,7 @@ impl<K: Sink> Loop<K> {
             self.push_own(
                 number,
                 filled.from_ms,
-                gap::closed(filled, chrono::Utc::now()),
+                gap::closed(&self.cluster, filled, chrono::Utc::now()),
             );
         }
         if let Some((time_ms, summary)) = summary {
@@ -337,7 +342,7 @@ impl<K: Sink> Loop<K> {
                 gap.detail
             );
         }
-        self.push_own(page, gap.from_ms, gap::opened(&gap));
+        self.push_own(page, gap.from_ms, gap::opened(&self.cluster, &gap));
         Ok(())
     }
 
@@ -401,7 +406,7 @@ impl<K: Sink> Loop<K> {
         {
             let delivery = self.delivery.clone();
             self.requests
-                .spawn(async move { delivery.deliver(batch).await });
+                .spawn(async move { delivery.deliver(batch).await }.in_current_span());
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Recorded, RecordingEnd, RecordingStep};
 use crate::document::DocumentId;
-use crate::pipeline::gap::time;
+use crate::pipeline::gap::{CLUSTER_NAME, time};
 
 /// The document's `event`.
 const EVENT: &str = "event_indexer.session";
@@ -13,7 +13,7 @@ const EVENT: &str = "event_indexer.session";
 /// The document and its time; `None` if none is wanted, or the recording goes on. Its id depends on
 /// the session, its upload and what has become of the recording, so reading it again makes no
 /// second one, unless that comes to something else.
-pub(super) fn summary(step: &RecordingStep) -> Option<(i64, (DocumentId, Value))> {
+pub(super) fn summary(cluster: &str, step: &RecordingStep) -> Option<(i64, (DocumentId, Value))> {
     let RecordingStep {
         recording,
         end,
@@ -35,6 +35,7 @@ pub(super) fn summary(step: &RecordingStep) -> Option<(i64, (DocumentId, Value))
     let mut members = Map::new();
     members.insert("time".into(), json!(time(time_ms)));
     members.insert("event".into(), EVENT.into());
+    members.insert(CLUSTER_NAME.into(), cluster.into());
     for (name, value) in [
         ("sid", json!(session)),
         ("recording", json!(state)),
@@ -94,10 +95,12 @@ mod tests {
             has_summary: true,
         };
         let complete = step(RecordingEnd::Read, true);
-        let (time_ms, (id, document)) = summary(&complete).unwrap();
+        let of = |step: &RecordingStep| summary("east", step);
+        let (time_ms, (id, document)) = of(&complete).unwrap();
         assert_eq!(time_ms, 60_000);
         let expected = json!({
             "time": "1970-01-01T00:01:00+00:00", "event": "event_indexer.session",
+            "cluster_name": "east",
             "event_indexer.session.sid": "6f1e", "event_indexer.session.recording": "complete",
             "event_indexer.session.user": "alice",
             "event_indexer.session.start": "1970-01-01T00:00:01+00:00",
@@ -108,25 +111,22 @@ mod tests {
         assert_eq!(document, expected);
         let mut again = complete;
         again.recording.readings = 7;
-        assert_eq!(summary(&again).unwrap().1.0, id);
+        assert_eq!(of(&again).unwrap().1.0, id);
         let mut ids = std::collections::BTreeSet::from([id]);
         for end in [
             RecordingEnd::Read,
             RecordingEnd::Missing,
             RecordingEnd::Unreadable,
         ] {
-            assert!(ids.insert(summary(&step(end, false)).unwrap().1.0));
+            assert!(ids.insert(of(&step(end, false)).unwrap().1.0));
         }
         let mut too_old = step(RecordingEnd::Read, true);
         too_old.recording.recorded.too_old = 1;
-        let (id, document) = summary(&too_old).unwrap().1;
+        let (id, document) = of(&too_old).unwrap().1;
         assert!(ids.insert(id));
         assert_eq!(document["event_indexer.session.recording"], "too_old");
-        assert_eq!(
-            summary(&step(RecordingEnd::Again { due_ms: 1 }, true)),
-            None
-        );
+        assert_eq!(of(&step(RecordingEnd::Again { due_ms: 1 }, true)), None);
         again.has_summary = false;
-        assert_eq!(summary(&again), None);
+        assert_eq!(of(&again), None);
     }
 }

@@ -233,6 +233,20 @@ impl Stats {
         Some(Duration::from_millis(behind))
     }
 
+    /// The run is gone, and with it all that was under way.
+    pub fn run_is_gone(&self) {
+        for gauge in [
+            &self.in_flight_documents,
+            &self.in_flight_bytes,
+            &self.in_flight_requests,
+            &self.blocked,
+            &self.blocked_indices,
+        ] {
+            gauge.store(0, Ordering::Relaxed);
+        }
+        lock(&self.held_up).clear();
+    }
+
     /// Counts a page's events by their types.
     pub fn note_types(&self, events: &[AuditEvent]) {
         if events.is_empty() {

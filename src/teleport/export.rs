@@ -19,7 +19,7 @@ use std::time::Duration;
 use chrono::{Days, NaiveDate};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 use crate::pipeline::retry::Backoff;
 use crate::teleport::audit_log::{Answer, Context, End, SourceError, day_of, now_ms};
@@ -80,7 +80,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             && let Some(chunk) = waiting.pop_front()
         {
             let context = context.clone();
-            readers.spawn(async move { chunk.read(&context).await });
+            readers.spawn(async move { chunk.read(&context).await }.in_current_span());
         }
         let all_read = waiting.is_empty() && readers.is_empty() && stuck.is_empty();
         let idle = all_read && !days.has_new(context);

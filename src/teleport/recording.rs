@@ -33,6 +33,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::checkpoint::{Recording, Upload};
 use crate::document::member;
@@ -126,11 +127,12 @@ pub(super) async fn read(
         {
             under_way.read.insert(recording.session.clone());
             let context = context.clone();
-            readers.spawn(async move {
+            let read = async move {
                 let (session, mark) = (recording.session.clone(), mark(&recording));
                 let read = Reader::new(&context, patience, recording).read().await;
                 (session, mark, read)
-            });
+            };
+            readers.spawn(read.in_current_span());
         }
         let wants_more = under_way.queue.is_empty() && readers.len() < context.reading.concurrency;
         if wants_more && next_look <= Instant::now() {

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{Instrument, info};
 
 use super::audit_log::{Context, End, SourceError, now_ms};
 use crate::checkpoint::{Filled, Run, Step, Window};
@@ -159,10 +159,11 @@ async fn read_windows(
             && let Some(window) = waiting.pop_front()
         {
             let context = context.clone();
-            readers.spawn(async move {
+            let read = async move {
                 let mut pages = Pages::new(&context, window.reached_ms, window.to_ms);
                 read_window_by(&context, window, &mut pages).await
-            });
+            };
+            readers.spawn(read.in_current_span());
         }
         match readers.join_next().await {
             None => return Ok(Some(End::Done)),

@@ -74,7 +74,8 @@ fn prometheus_understands_rules_and_dashboard_and_the_rules_rouse_whom_they_shou
     let rules = found.iter().enumerate().map(|(n, query)| {
         let query = query
             .replace("$__rate_interval", "5m")
-            .replace("$job", ".*");
+            .replace("$job", ".*")
+            .replace("$cluster", ".*");
         json!({"record": format!("query:{n}"), "expr": query})
     });
     let file = json!({"groups": [{"name": "dashboard", "rules": rules.collect::<Vec<_>>()}]});

@@ -68,9 +68,10 @@ fn help() {
       help          Print this message or the help of the given subcommand(s)
 
     Options:
-      -c, --config <FILE>  Configuration file in TOML [env: EVENT_INDEXER_CONFIG]
-      -h, --help           Print help
-      -V, --version        Print version
+      -c, --config <FILE>   Configuration file in TOML [env: EVENT_INDEXER_CONFIG]
+          --cluster <NAME>  Which of several clusters: the name of its table
+      -h, --help            Print help
+      -V, --version         Print version
 
     Every setting is a key of the configuration file, a flag and an environment variable; a flag beats a
     variable, a variable beats the file.

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use teleport_event_indexer::config::clusters::refusal;
 use teleport_event_indexer::config::keys::KEYS;
 
 fn root(path: &str) -> PathBuf {
@@ -177,8 +178,16 @@ fn reference() -> String {
         }
         text.push_str(" |\n");
     }
+    let of_one = KEYS.iter().filter(|key| refusal(key).is_none());
+    let of_one: Vec<String> = of_one.map(|key| format!("`{}`", key.name)).collect();
+    writeln!(text, "{CLUSTERS}{}.", of_one.join(", ")).unwrap();
     text
 }
+
+const CLUSTERS: &str = "
+## Several clusters
+
+A table `[[cluster]]`, of which there is one for each of [several clusters](clusters.md), has a `name` and may have these: ";
 
 const CONFIGURATION: &str = "# Configuration
 

@@ -5,6 +5,7 @@ mod bindings;
 mod boundaries;
 mod chart;
 mod cli;
+mod clusters;
 mod configure;
 mod crash;
 mod credentials;

@@ -101,6 +101,7 @@ impl<'a> Installed<'a> {
             sink: Bulk::new(self.client(), false, None),
             checkpoint: checkpoint.clone(),
             run: run.expect("there is a run").id,
+            cluster: "mapping".into(),
             encoder: Encoder::new(&pattern).with_schema(self.schema),
             settings: Settings {
                 batch: BatchLimits {

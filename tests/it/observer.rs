@@ -14,7 +14,7 @@ use crate::support::rig::{Rig, midnight, realistic, rfc3339, wait_until_said};
 use crate::support::wait_until;
 
 /// A port of the system's choice.
-const ANYWHERE: [&str; 3] = ["start", "--listen-addr", "127.0.0.1:0"];
+pub(crate) const ANYWHERE: [&str; 3] = ["start", "--listen-addr", "127.0.0.1:0"];
 
 fn rig() -> Rig {
     Rig::new(&format!("start-time = {:?}", rfc3339(midnight(2))), "")
@@ -316,11 +316,24 @@ fn strays(schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
     }
 }
 
-fn assert_keeps_to_schema(picture: &Value) {
+pub(crate) fn assert_keeps_to_schema(picture: &Value) {
     let schema = include_str!("../../docs/status.schema.json");
-    let schema = serde_json::from_str(schema).expect("the schema is JSON");
+    let schema: Value = serde_json::from_str(schema).expect("the schema is JSON");
+    let of = |name: &str| &schema["$defs"][name];
     let mut found = Vec::new();
-    strays(&schema, picture, "", &mut found);
+    match picture["clusters"].as_array() {
+        None => strays(of("cluster"), picture, "", &mut found),
+        Some(clusters) => {
+            let mut all = picture.clone();
+            all["clusters"] = Value::Array(Vec::new());
+            strays(of("clusters"), &all, "", &mut found);
+            for cluster in clusters {
+                let is_read = cluster.get("error").is_none();
+                let kind = if is_read { "cluster" } else { "unread" };
+                strays(of(kind), cluster, &cluster["name"].to_string(), &mut found);
+            }
+        }
+    }
     assert_eq!(found, [""; 0], "{picture:#}");
 }
 

@@ -212,6 +212,7 @@ fn a_broken_stream_goes_on_where_it_was() {
     let own = rig.stored().1;
     let expected = json!({
         "time": uploaded(1).to_rfc3339(), "event": "event_indexer.session",
+        "cluster_name": "rig.example.com",
         "event_indexer.session.sid": name(1), "event_indexer.session.recording": "complete",
         "event_indexer.session.user": "alice", "event_indexer.session.kind": "ssh",
         "event_indexer.session.events": 30, "event_indexer.session.commands": 10,

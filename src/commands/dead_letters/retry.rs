@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::checkpoint::{
     Checkpoint, DeadLetter, DeadLetterFilter, DocumentForm, Gap, PagePlace, RunId,
 };
+use crate::commands::room::Room;
 use crate::commands::status::safe_form_words;
 use crate::commands::transfer::{Patience, demand_template, reach_elasticsearch};
 use crate::commands::{Exit, Failure};
@@ -16,7 +17,7 @@ use crate::event::{AuditEvent, Timestamp};
 use crate::output::{self, Progress};
 use crate::pipeline::batch::{Batch, BatchLimits, StoredDocument};
 use crate::pipeline::delivery::{Delivery, InFlight};
-use crate::pipeline::{gap, quota, unless_stopped};
+use crate::pipeline::{gap, unless_stopped};
 use crate::shutdown::Shutdown;
 
 /// What has become of them.
@@ -49,7 +50,9 @@ pub(super) async fn retry(
     };
     demand_template(&client, elasticsearch).await?;
     let gzip = elasticsearch.gzip.unwrap_or(!client.is_local());
-    let bytes = config.limits.bytes_per_second.map(quota::limiter);
+    let bytes = Room::for_one(config).bytes();
+    // Whoever has a letter has followed a cluster.
+    let cluster = checkpoint.summary()?.cluster.unwrap_or_default();
     let mut sender = Sender {
         sink: Arc::new(Bulk::new(client, gzip, bytes)),
         checkpoint: Arc::new(checkpoint),
@@ -58,6 +61,7 @@ pub(super) async fn retry(
             documents: elasticsearch.batch_documents,
             age: elasticsearch.batch_age,
         },
+        cluster,
         encoder: Encoder::new(&elasticsearch.index).with_schema(elasticsearch.schema),
         fates: Fates::default(),
     };
@@ -128,6 +132,7 @@ struct Sender {
     sink: Arc<Bulk>,
     checkpoint: Arc<Checkpoint>,
     limits: BatchLimits,
+    cluster: String,
     encoder: Encoder,
     fates: Fates,
 }
@@ -176,7 +181,7 @@ impl Sender {
             .open_gaps_of_dead_letter(&letter.document_id)?;
         let made = gaps.first().and_then(|gap| {
             let document = convert(&mut self.encoder, letter, gap)?;
-            Some((document, closing(&mut self.encoder, gap)?))
+            Some((document, closing(&self.cluster, &mut self.encoder, gap)?))
         });
         let Some((document, closing)) = made else {
             self.fates.unconverted += 1;
@@ -261,8 +266,8 @@ fn convert(encoder: &mut Encoder, letter: &DeadLetter, gap: &Gap) -> Option<Stor
 }
 
 /// The document that closes the gap.
-fn closing(encoder: &mut Encoder, gap: &Gap) -> Option<StoredDocument> {
-    let (id, document) = gap::closed(gap, chrono::Utc::now());
+fn closing(cluster: &str, encoder: &mut Encoder, gap: &Gap) -> Option<StoredDocument> {
+    let (id, document) = gap::closed(cluster, gap, chrono::Utc::now());
     let mut out = Vec::new();
     let encoded = encoder
         .encode_own(gap.from_ms, id, &document, &mut out)

@@ -19,6 +19,7 @@ use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::delivery::{Attempt, Fault, Outcome, Refusal};
 use crate::pipeline::unless_stopped;
 
+const CLUSTER: &str = "c";
 const FROM_MS: i64 = 20_000 * DAY_MS;
 const DAYS: i64 = 3;
 const TO_MS: i64 = FROM_MS + DAYS * DAY_MS;
@@ -432,7 +433,10 @@ impl Walk {
     fn new(plan: &Plan) -> Self {
         let storage = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::open(storage.path()).unwrap();
-        let run = checkpoint.backfill_run("c", FROM_MS, TO_MS, "").unwrap().id;
+        let run = checkpoint
+            .backfill_run(CLUSTER, FROM_MS, TO_MS, "")
+            .unwrap()
+            .id;
         let mode = if plan.export {
             SourceMode::Export
         } else {
@@ -504,6 +508,7 @@ impl Walk {
             },
             checkpoint,
             run: self.run,
+            cluster: CLUSTER.into(),
             encoder: Encoder::new(&IndexPattern::default()),
             settings: Settings {
                 batch: BatchLimits {
@@ -553,7 +558,7 @@ impl Walk {
                 return (String::new(), id);
             }
             Kind::Unreadable if !self.plan.export => {
-                let (id, document) = gap::opened(&logged.gap());
+                let (id, document) = gap::opened(CLUSTER, &logged.gap());
                 encoder
                     .encode_own(logged.time_ms, id, &document, out)
                     .unwrap()
@@ -629,7 +634,7 @@ impl Walk {
             .count();
         let checkpoint = Checkpoint::open(self.storage.path()).unwrap();
         for gap in checkpoint.open_gaps(self.run, false).unwrap() {
-            let (id, document) = gap::opened(&gap);
+            let (id, document) = gap::opened(CLUSTER, &gap);
             let mut encoder = Encoder::new(&IndexPattern::default());
             let encoded = encoder.encode_own(gap.from_ms, id, &document, &mut Vec::new());
             let encoded = encoded.unwrap();
