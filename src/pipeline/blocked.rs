@@ -56,11 +56,12 @@ impl Index {
         }
     }
 
-    fn failed(&mut self, now: Instant) -> Duration {
-        let pause = self.backoff.failed().wait;
-        self.due = Some(now + pause);
+    /// Returns in how long it is tried again, if that is worth a line.
+    fn failed(&mut self, now: Instant) -> Option<Duration> {
+        let failure = self.backoff.failed();
+        self.due = Some(now + failure.wait);
         self.is_shut = true;
-        pause
+        failure.is_worth_a_line.then_some(failure.wait)
     }
 
     /// There is something to try it with.
@@ -82,7 +83,7 @@ impl Blocked {
     }
 
     /// Puts documents of a blocked index aside; `is_probe` if they were to try it out. Returns in
-    /// how long it is tried again because of this: not if it was known to be blocked.
+    /// how long it is tried again, if that is worth a line: not if it was known to be blocked.
     pub(super) fn put_aside(
         &mut self,
         name: &Arc<str>,
@@ -97,7 +98,11 @@ impl Blocked {
             index.is_probing = false;
             index.is_lasting = true;
         }
-        (is_new || is_probe).then(|| index.failed(now))
+        if is_new || is_probe {
+            index.failed(now)
+        } else {
+            None
+        }
     }
 
     /// Nothing waits for any index.
@@ -176,7 +181,7 @@ impl Blocked {
         }
         index.is_probing = false;
         index.is_lasting = true;
-        Some(index.failed(now))
+        index.failed(now)
     }
 
     /// Takes documents of one index, named as the batch's probe, for the state file: of a lasting
@@ -334,7 +339,10 @@ mod tests {
         let of: Vec<_> = probes.iter().map(|p| p.probe.as_deref().unwrap()).collect();
         assert_eq!(of, ["moment", "shut"]);
         assert_eq!((blocked.due(), blocked.probes(later).len()), (None, 0));
-        assert!(put(&mut blocked, "shut", 1, true));
+        // It is told of once a minute.
+        assert!(!put(&mut blocked, "shut", 1, true));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(put(&mut blocked, "shut", 0, true));
 
         let (freed, was_open) = blocked.free("moment", &LIMITS, later);
         let sizes: Vec<_> = freed.iter().map(|batch| batch.operations.len()).collect();
@@ -369,14 +377,14 @@ mod tests {
         assert_eq!(blocked.documents(), 4);
         let probe = &blocked.probes(now)[0];
         assert!(probe.operations.is_empty() && probe.probe == Some(shut.clone()));
-        let pause = blocked.sent_from_disk("shut", 0, true, true, now).unwrap();
+        assert_eq!(blocked.sent_from_disk("shut", 0, true, true, now), None);
 
         // What comes now goes there at once, unless there is no room.
         put(&mut blocked, "shut", 1, false);
         let taken = blocked.take_lasting(&LIMITS).unwrap();
         blocked.take_back(&shut, taken, now);
         assert!(blocked.has_lasting());
-        let now = now + pause;
+        let now = blocked.due().unwrap();
         let probes = blocked.probes(now);
         assert_eq!(probes[0].operations.len(), 1);
         assert_eq!(blocked.free("shut", &LIMITS, now), (vec![], false));

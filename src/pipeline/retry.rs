@@ -13,8 +13,13 @@ pub struct Backoff {
     cap: Duration,
     failures: u32,
     since: Option<Instant>,
+    /// When somebody was last to say so.
+    told: Option<Instant>,
     random: u64,
 }
+
+/// What fails again and again is worth a line so often.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// One more failure, as [`Backoff::failed`] sees it.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +30,8 @@ pub struct Failure {
     pub failures: u32,
     /// How long it has been failing.
     pub lasting: Duration,
+    /// It is worth a line in the log: the first in a row, and then one a minute.
+    pub is_worth_a_line: bool,
 }
 
 impl Backoff {
@@ -42,13 +49,19 @@ impl Backoff {
             cap,
             failures: 0,
             since: None,
+            told: None,
             random: random | 1,
         }
     }
 
     /// Notes a failure and says how long to wait.
     pub fn failed(&mut self) -> Failure {
-        let since = *self.since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        let is_worth_a_line = self.told.is_none_or(|told| now - told >= TOLD_EVERY);
+        if is_worth_a_line {
+            self.told = Some(now);
+        }
         let full = self
             .first
             .saturating_mul(1 << self.failures.min(20))
@@ -62,14 +75,21 @@ impl Backoff {
         Failure {
             wait: full * part / 1024,
             failures: self.failures,
-            lasting: since.elapsed(),
+            lasting: now - since,
+            is_worth_a_line,
         }
+    }
+
+    /// How long it has been failing; `None` if it has not.
+    pub fn lasting(&self) -> Option<Duration> {
+        self.since.map(|since| since.elapsed())
     }
 
     /// Notes a success: the next failure is a first one again.
     pub fn succeeded(&mut self) {
         self.failures = 0;
         self.since = None;
+        self.told = None;
     }
 }
 
@@ -98,8 +118,13 @@ mod tests {
         let mut backoff = Backoff::new(first, cap);
         let mut full = first;
         for failure in 1..=40 {
-            let Failure { wait, failures, .. } = backoff.failed();
-            assert_eq!(failures, failure);
+            let Failure {
+                wait,
+                failures,
+                is_worth_a_line,
+                ..
+            } = backoff.failed();
+            assert_eq!((failures, is_worth_a_line), (failure, failure == 1));
             assert!(
                 wait >= full / 2 && wait <= full,
                 "{wait:?} is not within half of {full:?}"
@@ -107,9 +132,13 @@ mod tests {
             full = (full * 2).min(cap);
         }
         tokio::time::advance(Duration::from_secs(61)).await;
-        assert!(backoff.failed().is_lasting());
-        backoff.succeeded();
         let failure = backoff.failed();
-        assert!(failure.wait <= first && !failure.is_lasting());
+        assert!(failure.is_lasting() && failure.is_worth_a_line);
+        assert!(!backoff.failed().is_worth_a_line);
+        assert_eq!(backoff.lasting(), Some(Duration::from_secs(61)));
+        backoff.succeeded();
+        assert_eq!(backoff.lasting(), None);
+        let failure = backoff.failed();
+        assert!(failure.wait <= first && !failure.is_lasting() && failure.is_worth_a_line);
     }
 }

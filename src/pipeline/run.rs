@@ -336,8 +336,8 @@ impl<K: Sink> Loop<K> {
             self.stats.note_gap(&gap.reason);
             error!(
                 reason = gap.reason,
-                from_ms = gap.from_ms,
-                to_ms = gap.to_ms,
+                from = gap::time(gap.from_ms),
+                to = gap::time(gap.to_ms),
                 "gap: {}",
                 gap.detail
             );

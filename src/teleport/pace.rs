@@ -12,6 +12,9 @@ const FIRST: Duration = Duration::from_millis(100);
 /// Never slower than this; the strictest limit known of, five searches a minute, lets it pass.
 const SLOWEST: Duration = Duration::from_secs(12);
 
+/// Halving is worth a line so often: a rate at its limit is halved again and again.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// A pause below this is none.
 const NONE: Duration = Duration::from_millis(20);
 
@@ -25,6 +28,8 @@ struct State {
     pause: Duration,
     next: Option<Instant>,
     slowed: Option<Instant>,
+    /// When somebody was last to say so.
+    told: Option<Instant>,
 }
 
 impl Pace {
@@ -44,7 +49,7 @@ impl Pace {
     }
 
     /// It was too much. Refusals of requests that were made before the rate was last halved say
-    /// nothing new, so it is halved once in the time of one pause. The new pause, if it is new.
+    /// nothing new, so it is halved once in the time of one pause. The new pause, if that is worth a line.
     pub(super) fn halve(&self) -> Option<Duration> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -57,6 +62,10 @@ impl Pace {
         state.pause = (state.pause * 2).clamp(FIRST, SLOWEST);
         state.slowed = Some(now);
         state.next = Some(now + state.pause);
+        if state.told.is_some_and(|told| now - told < TOLD_EVERY) {
+            return None;
+        }
+        state.told = Some(now);
         Some(state.pause)
     }
 
@@ -66,7 +75,8 @@ impl Pace {
         if !state.pause.is_zero() {
             state.pause = state.pause * 3 / 4;
             if state.pause < NONE {
-                *state = State::default();
+                state.pause = Duration::ZERO;
+                state.slowed = None;
             }
         }
     }
@@ -90,12 +100,14 @@ mod tests {
         assert_eq!(pace.halve(), Some(FIRST));
         assert_eq!(pace.halve(), None, "of the same moment");
         assert_eq!(elapsed(10).await, FIRST * 10);
-        assert_eq!(pace.halve(), Some(FIRST * 2));
+        assert_eq!(pace.halve(), None, "it has just been told of");
         assert_eq!(elapsed(10).await, FIRST * 20);
+        let mut told = 0;
         for _ in 0..20 {
             tokio::time::advance(SLOWEST).await;
-            pace.halve();
+            told += usize::from(pace.halve().is_some());
         }
+        assert_eq!(told, 4, "once a minute");
         assert_eq!(elapsed(5).await, SLOWEST * 5);
         for _ in 0..60 {
             pace.answered();

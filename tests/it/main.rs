@@ -27,6 +27,7 @@ mod install;
 mod kibana;
 mod listen_tls;
 mod locks;
+mod log_lines;
 mod mapping;
 mod new_position;
 mod observer;

@@ -282,6 +282,9 @@ impl AuditLogService for Service {
             (script.unreadable, script.key_fault, unsteady)
         };
         match unsteady {
+            Some(Unsteady::Fails(Code::ResourceExhausted)) => {
+                return Err(Status::resource_exhausted("rate limit exceeded"));
+            }
             Some(Unsteady::Fails(code)) => return Err(Status::new(code, "unsteady")),
             Some(Unsteady::Empty) => {
                 return Ok(Response::new(auditlog::EventsUnstructured::default()));

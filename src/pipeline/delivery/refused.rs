@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::sleep;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{Delivered, Delivery, Refusal};
 use crate::checkpoint::{DeadLetter, DeadLetterError, DocumentForm};
@@ -40,23 +40,29 @@ impl<K: Sink> Delivery<K> {
             match stored {
                 Ok(()) => break,
                 Err(failed) => {
-                    let pause = backoff.failed().wait;
+                    let failure = backoff.failed();
+                    let pause = failure.wait;
                     let mend = match failed {
                         DeadLetterError::Full { .. } => {
                             "find out why they were refused, then raise dead-letter-bytes"
                         }
                         _ => "see to the storage directory",
                     };
-                    error!(
-                        documents = letters.len(),
-                        ?pause,
-                        mend,
-                        "cannot keep dead letters, nothing is lost, holding: {}",
-                        Chain(&failed)
-                    );
+                    if failure.is_worth_a_line {
+                        error!(
+                            documents = letters.len(),
+                            ?pause,
+                            mend,
+                            "cannot keep dead letters, nothing is lost, holding: {}",
+                            Chain(&failed)
+                        );
+                    }
                     sleep(pause).await;
                 }
             }
+        }
+        if let Some(after) = backoff.lasting() {
+            info!(?after, "dead letters can be kept again");
         }
         for page in pages {
             delivered.settle(page);

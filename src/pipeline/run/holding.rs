@@ -134,6 +134,9 @@ impl<K: Sink> Loop<K> {
         let now = Instant::now();
         match stored {
             Ok(new) => {
+                if let Some(after) = self.storing_backoff.lasting() {
+                    info!(%index, ?after, "the state file takes documents of blocked indices again");
+                }
                 self.storing_backoff.succeeded();
                 self.blocked.stored(&index, new, now);
                 for page in batch.operations.iter().filter_map(|o| o.page) {
@@ -150,16 +153,19 @@ impl<K: Sink> Loop<K> {
                     _ => Reason::Other,
                 };
                 self.stats.hold_up(&index, reason, &what, mend);
-                let pause = self.storing_backoff.failed().wait;
+                let failure = self.storing_backoff.failed();
+                let pause = failure.wait;
                 self.storing_due = now + pause;
-                error!(
-                    %index,
-                    documents = batch.operations.len(),
-                    ?pause,
-                    mend,
-                    "blocked, nothing is lost, holding in memory: {}",
-                    Chain(&failed)
-                );
+                if failure.is_worth_a_line {
+                    error!(
+                        %index,
+                        documents = batch.operations.len(),
+                        ?pause,
+                        mend,
+                        "blocked, nothing is lost, holding in memory: {}",
+                        Chain(&failed)
+                    );
+                }
                 self.blocked.take_back(&index, batch, now);
             }
         }

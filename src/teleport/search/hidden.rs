@@ -14,6 +14,7 @@
 //! "every n-th call fails" gives.
 
 use crate::event::AuditEvent;
+use crate::output::Chain;
 use crate::teleport::audit_log::{Answer, Context};
 use crate::teleport::client::{Found, Query, Remedy};
 
@@ -138,7 +139,11 @@ impl Looker<'_> {
             Answer::Got(found) => Ok(Some(found)),
             Answer::Stopped => Err(Halt::Stopped),
             Answer::Cannot(Remedy::Unknown, _) => Err(Halt::Unknown),
-            Answer::Cannot(..) => Ok(None),
+            Answer::Cannot(_, failed) => {
+                let said = Chain(&failed).to_string();
+                self.context.stats.teleport.failed(failed.reason(), &said);
+                Ok(None)
+            }
         }
     }
 

@@ -117,8 +117,15 @@ pub(crate) fn beside_the_template(seen: &str) -> String {
 }
 
 /// A text without what differs between two runs: the test's folder, ports, process ids, the day and
-/// the time, pauses of random length; what is said several times in a row is there once.
+/// the time, how long something lasted, pauses of random length; what is said several times in a row is there once.
 pub(crate) fn masked(text: &str, directory: &Path) -> String {
+    let mut lines = masked_lines(text, directory);
+    lines.dedup();
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// The same, but each line is there as often as it was said.
+pub(crate) fn masked_lines(text: &str, directory: &Path) -> Vec<String> {
     let directory = directory.to_str().expect("the path is UTF-8");
     let text = text.replace(directory, "DIR");
     let digit = |c: char| c.is_ascii_digit();
@@ -127,6 +134,7 @@ pub(crate) fn masked(text: &str, directory: &Path) -> String {
         ("localhost:", "PORT", &digit as &dyn Fn(char) -> bool),
         ("process ", "PID", &digit),
         ("pause=", "PAUSE", &|c: char| !c.is_whitespace()),
+        ("after=", "AFTER", &|c: char| !c.is_whitespace()),
         ("process PID on ", "HOST", &|c: char| {
             !c.is_whitespace() && c != ';'
         }),
@@ -136,9 +144,7 @@ pub(crate) fn masked(text: &str, directory: &Path) -> String {
     for day in [Utc::now(), Utc::now() - TimeDelta::days(1)] {
         text = text.replace(&day.format("%Y.%m.%d").to_string(), "TODAY");
     }
-    let mut lines: Vec<String> = text.lines().map(mask_times).collect();
-    lines.dedup();
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    text.lines().map(mask_times).collect()
 }
 
 /// Replaces what follows `before`, as long as `is_masked` says.
