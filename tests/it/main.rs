@@ -33,6 +33,7 @@ mod new_position;
 mod observer;
 mod old_days;
 mod outcomes;
+mod progress;
 mod recordings;
 mod renewal;
 mod rights;

@@ -68,6 +68,13 @@ pub(super) async fn retry(
     let all = sender.checkpoint.count_dead_letters(filter)?;
     let mut progress = Progress::new();
     let mut tried = 0;
+    let mut show = |tried: u64| {
+        // A daemon may add to them meanwhile.
+        let thousandths = tried.min(all) * 1000 / all.max(1);
+        let said = format_args!("{tried} of {all} dead letters tried");
+        progress.show(thousandths, said);
+    };
+    show(tried);
     let mut place = Some(PagePlace::default());
     while let Some(from) = place {
         let most = elasticsearch.batch_bytes as u64;
@@ -87,12 +94,7 @@ pub(super) async fn retry(
                     return Ok(Exit::Failed);
                 }
             }
-            // A daemon may add to them meanwhile.
-            let thousandths = tried.min(all) * 1000 / all.max(1);
-            progress.show(
-                thousandths,
-                format_args!("{tried} of {all} dead letters tried"),
-            );
+            show(tried);
         }
     }
     drop(progress);
