@@ -1,5 +1,6 @@
 //! What the program tells about itself while it runs: counters and the log.
 
+mod alarm;
 mod end;
 mod reason;
 mod stats;
@@ -17,6 +18,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use crate::config::{LogConfig, LogFormat};
 use crate::output;
 
+pub use self::alarm::{Alarm, Life};
 pub use self::end::{End, Failing, Line, Standing};
 pub use self::reason::{GAP_REASONS, Reason};
 pub use self::stats::{

@@ -183,7 +183,7 @@ fn credentials(credentials: &Credentials) -> String {
         "credentials of user {}, valid until {end}",
         credentials.user
     );
-    if credentials.ends_soon(Utc::now()) {
+    if credentials.life().ends_soon(Utc::now()) {
         return format!("{text}, which is soon: {}", credentials.renewal());
     }
     text

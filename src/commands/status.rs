@@ -177,7 +177,7 @@ fn identity_words(identity: &Result<Credentials, IdentityError>) -> String {
         Ok(credentials) => {
             let end = time(credentials.not_after.timestamp_millis());
             let text = format!("of user {}, valid until {end}", credentials.user);
-            if credentials.ends_soon(Utc::now()) {
+            if credentials.life().ends_soon(Utc::now()) {
                 format!("{text}: {}", credentials.renewal())
             } else {
                 text
@@ -192,7 +192,7 @@ pub(super) fn identity_value(identity: &Result<Credentials, IdentityError>) -> V
         Ok(credentials) => json!({
             "user": credentials.user,
             "expires": time(credentials.not_after.timestamp_millis()),
-            "expires_soon": credentials.ends_soon(Utc::now()),
+            "expires_soon": credentials.life().ends_soon(Utc::now()),
         }),
     }
 }

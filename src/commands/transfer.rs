@@ -25,7 +25,7 @@ use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Pipeline, Settings, Sink, Summary, unless_stopped};
 use crate::shutdown::Reload;
-use crate::telemetry::{self, Reason, Stats};
+use crate::telemetry::{self, Life, Reason, Stats};
 use crate::teleport::audit_log::{AuditLog, Reading, Sent};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
 
@@ -264,9 +264,10 @@ impl Transfer {
         let stats = self.stats.clone();
         let sink = Bulk::new(client, gzip, room.bytes()).one_of(room.requests());
         let work = Box::pin(self.through_within(&room, sink, stop));
-        let tell = move |life_ms: Option<(i64, i64)>| {
-            let (start_ms, end_ms) = life_ms.unwrap_or_default();
+        let tell = move |life: Option<Life>| {
             let (start, end) = (&stats.credentials_start_ms, &stats.credentials_end_ms);
+            let life = life.map(|life| [life.start, life.end].map(|time| time.timestamp_millis()));
+            let [start_ms, end_ms] = life.unwrap_or_default();
             start.store(start_ms, Ordering::Relaxed);
             end.store(end_ms, Ordering::Relaxed);
         };

@@ -368,7 +368,7 @@ pub static METRICS: &[Metric] = &[
         "event_indexer_credential_expiry_time_seconds",
         Gauge,
         ENDS,
-        "When the credentials in use end, in seconds since 1970: the certificate for Teleport, the client certificate for Elasticsearch (an API key does not tell). Left out where they do not end, or it is not known.",
+        "When the credentials in use end, in seconds since 1970: the certificate for Teleport, the API key or client certificate for Elasticsearch. Left out where they do not end, or it is not known.",
         |f, to| {
             to.of(
                 "end",

@@ -10,7 +10,7 @@ pub mod fuzzing;
 
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -20,6 +20,7 @@ use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::config::{CredentialPaths, readable_by_others};
+use crate::telemetry::Life;
 
 /// Credentials that have been read and fit together.
 #[derive(Clone, Debug)]
@@ -261,11 +262,12 @@ impl Credentials {
         self.certificates == other.certificates
     }
 
-    /// Whether the certificate ends so soon that somebody should know: within a week, or within the
-    /// last quarter of a life shorter than four weeks.
-    pub fn ends_soon(&self, now: DateTime<Utc>) -> bool {
-        let life = self.not_after - self.not_before;
-        self.not_after - now <= (life / 4).min(TimeDelta::days(7))
+    /// From when until when the certificate holds.
+    pub fn life(&self) -> Life {
+        Life {
+            start: self.not_before,
+            end: self.not_after,
+        }
     }
 
     /// Says in the log when the certificate ends, and what to do.

@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 use teleport_event_indexer::demo::certs::IdentityOptions;
 use teleport_event_indexer::demo::events::{Id, encode, generate};
 
+use crate::observer::{address, wait_for_metric};
 use crate::support::elasticsearch::{
     Client, Elasticsearch, NEWEST, PASSWORD as SUPERUSER, with_security,
 };
 use crate::support::program::{Indexer, Output};
+use crate::support::rig::wait_until_said;
 use crate::support::seen::{EVERYTHING, beside_the_template, seen};
 use crate::support::stand_ins::Teleport;
 
@@ -199,6 +201,60 @@ fn a_new_key_leaves_the_old_one_and_no_secret_is_in_the_log() {
         let found = statuses(&verifier, "rights-new-2026.01.01");
         assert_eq!(found, [200, 404, 403, 403, 403, 403]);
     }
+}
+
+/// The server is asked by the key itself, which needs no right for that.
+#[test]
+fn the_end_of_a_writers_key_is_known_warned_of_and_the_reason_when_it_has_come() {
+    let Some(server) = Elasticsearch::shared(with_security(), true) else {
+        return;
+    };
+    let indexer = installer("rights-end", server, "elastic", SUPERUSER);
+    assert_eq!(run(&indexer, &[]).code, Some(0));
+    let key = |expiration: &str| {
+        let rights =
+            json!({"names": ["rights-end-*"], "privileges": ["create_doc", "auto_configure"]});
+        let asked = json!({"name": "rights-end", "expiration": expiration,
+            "role_descriptors": {"writer": {"cluster": ["monitor"], "indices": [rights]}}});
+        let made = server.request("POST", "/_security/api_key", &asked);
+        let made = made.success().json();
+        indexer.write_private("key", made["encoded"].as_str().unwrap());
+        made["expiration"].as_f64().unwrap() / 1000.0
+    };
+    let later = key("1h");
+    let teleport = Teleport::start("a.example");
+    indexer.identify(&teleport.cluster, &IdentityOptions::default());
+    indexer.write_private(
+        "config.toml",
+        &format!(
+            "storage = \"state\"\nsessions = false\ntimeout = \"50ms\"\n[teleport]\naddr = {:?}\nidentity = \
+             \"identity\"\n{}",
+            teleport.addr(),
+            settings("rights-end", server, "api-key = \"file:key\"")
+        ),
+    );
+    let running = indexer.spawn(&["start", "-c", "config.toml", "--listen-addr=127.0.0.1:0"]);
+    let address = address(&running);
+    let end = "event_indexer_credential_expiry_time_seconds{end=\"elasticsearch\"}";
+    wait_for_metric(&address, end, later);
+    assert!(!running.stderr().contains("expire soon"));
+
+    // A new one that ends before anybody could act.
+    let soon = key("48s");
+    wait_for_metric(&address, end, soon);
+    wait_until_said(
+        &running,
+        "the credentials for Elasticsearch expire soon, at ",
+    );
+    wait_until_said(&running, "the credentials for Elasticsearch expired at ");
+    let now = Utc::now();
+    let events = generate(1, 5, now, now + TimeDelta::seconds(1), "a.example");
+    let events = events.map(|event| encode(&event, Id::OfEvent));
+    teleport.auth.control().append(events);
+    wait_until_said(&running, "(API key: api key is expired)");
+
+    key("1h");
+    wait_until_said(&running, "Elasticsearch answers again");
 }
 
 fn decoded(key: &str) -> String {

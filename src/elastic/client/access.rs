@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use elasticsearch::auth::{ClientCertificate, Credentials};
 use elasticsearch::cert::{Certificate, CertificateValidation};
@@ -22,6 +24,7 @@ use x509_cert::der::Decode;
 use super::pinned::{self, NotShown};
 use super::{Answer, Body, ClientError};
 use crate::config::{Auth, CaFingerprint, ElasticsearchConfig};
+use crate::telemetry::Life;
 
 /// What the files hold that the configuration names.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,16 +53,26 @@ impl Files {
 }
 
 impl Files {
-    /// From when until when the client certificate holds, in milliseconds since 1970; `None` if there
-    /// is none.
-    pub(super) fn certificate_life_ms(&self) -> Option<(i64, i64)> {
+    /// The id of the API key, if that is what they hold. A key for all of Elastic's cloud has none to
+    /// ask about.
+    pub(super) fn api_key_id(&self) -> Option<String> {
+        let Some(Auth::ApiKey(key)) = &self.auth else {
+            return None;
+        };
+        let decoded = BASE64_STANDARD.decode(key.expose()).ok()?;
+        let decoded = String::from_utf8(decoded).ok()?;
+        decoded.split_once(':').map(|(id, _)| id.to_owned())
+    }
+
+    /// From when until when the client certificate holds; `None` if there is none.
+    pub(super) fn certificate_life(&self) -> Option<Life> {
         let pem = self.identity.as_ref()?;
         let leaf = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
         let leaf = x509_cert::Certificate::from_der(&leaf).ok()?;
         let validity = leaf.tbs_certificate().validity();
         let ms =
             |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_millis()).ok();
-        Some((ms(validity.not_before)?, ms(validity.not_after)?))
+        Life::from_millis(ms(validity.not_before)?, ms(validity.not_after)?)
     }
 }
 
@@ -340,7 +353,7 @@ fn authorization(auth: &Auth) -> String {
     match auth {
         Auth::Basic { user, password } => {
             let pair = format!("{user}:{}", password.expose());
-            format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(pair))
+            format!("Basic {}", BASE64_STANDARD.encode(pair))
         }
         Auth::ApiKey(key) => format!("ApiKey {}", key.expose()),
     }
@@ -349,6 +362,7 @@ fn authorization(auth: &Auth) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn the_end_of_a_client_certificate_is_known() {
@@ -365,14 +379,28 @@ mod tests {
             ca: None,
             identity,
         };
-        let (start_ms, end_ms) = files(Some(pem)).certificate_life_ms().unwrap();
-        let now_ms = chrono::Utc::now().timestamp_millis();
-        assert!(
-            (1..=25 * 3_600_000).contains(&(end_ms - now_ms)),
-            "{end_ms}"
-        );
-        assert!(start_ms <= now_ms, "{start_ms}");
-        assert_eq!(files(None).certificate_life_ms(), None);
+        let life = files(Some(pem)).certificate_life().unwrap();
+        let now = chrono::Utc::now();
+        let left = life.end - now;
+        assert!((1..=25).contains(&left.num_hours()), "{left}");
+        assert!(life.start <= now, "{life:?}");
+        assert_eq!(files(None).certificate_life(), None);
+    }
+
+    #[test]
+    fn the_id_of_an_api_key_is_what_its_encoded_form_begins_with() {
+        let id = |auth| {
+            let files = Files {
+                auth,
+                ca: None,
+                identity: None,
+            };
+            files.api_key_id()
+        };
+        let key = |encoded| Some(Auth::ApiKey(Secret::new(encoded)));
+        assert_eq!(id(key("aWQ6c2VjcmV0")).as_deref(), Some("id"));
+        assert_eq!(id(key("essu_abc")), None);
+        assert_eq!(id(None), None);
     }
 
     #[test]

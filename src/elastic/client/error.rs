@@ -376,10 +376,14 @@ impl ErrorAnswer {
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let error = &body["error"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let reason = match error.as_str() {
+        let mut reason = match error.as_str() {
             Some(reason) => reason.to_owned(),
             None => text(&error["reason"]),
         };
+        // Only there is it said that a key has expired.
+        if let Some(why) = error["additional_unsuccessful_credentials"].as_str() {
+            reason = format!("{reason} ({why})");
+        }
         Self {
             status: answer.status,
             error_type: text(&error["type"]),

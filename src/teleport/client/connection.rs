@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use hyper_util::rt::TokioIo;
 use tokio::time::sleep;
 use tonic::transport::{Channel, Endpoint};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::error::{CallError, Unreachable};
 use crate::config::{CredentialPaths, TeleportConfig};
 use crate::output::Chain;
+use crate::telemetry::Alarm;
 use crate::teleport::dial::{AnyStream, Dialer, Route};
 use crate::teleport::identity::{Credentials, IdentityError, shown};
 
@@ -111,7 +112,7 @@ impl Connection {
             let now = Utc::now();
             let current = self.credentials();
             tell(&current);
-            if alarm.is_due(&current, now) {
+            if alarm.is_due(current.life(), now) {
                 current.warn_of_end(now);
             }
             let pause_now = pause
@@ -232,68 +233,5 @@ impl Shared {
         let interval = self.refresh.unwrap_or(Duration::from_secs(60));
         let left = (current.not_after - now).to_std().unwrap_or_default();
         (left / 3).clamp(REREAD.min(interval), interval)
-    }
-}
-
-/// Says when it is time to warn that a certificate ends: once it is soon, each time that half of
-/// what was left has passed, and every hour once it has ended.
-#[derive(Debug, Default)]
-struct Alarm {
-    /// What ends, and what was left of it at the last warning.
-    last: Option<(DateTime<Utc>, TimeDelta)>,
-}
-
-impl Alarm {
-    fn is_due(&mut self, credentials: &Credentials, now: DateTime<Utc>) -> bool {
-        let end = credentials.not_after;
-        let left = end - now;
-        if !credentials.ends_soon(now) {
-            return false;
-        }
-        let (minute, zero) = (TimeDelta::minutes(1), TimeDelta::zero());
-        let next = match self.last {
-            Some((of, last)) if of == end && last > minute => last / 2,
-            Some((of, last)) if of == end && last > zero => zero,
-            Some((of, last)) if of == end => last - TimeDelta::hours(1),
-            _ => left,
-        };
-        let is_due = left <= next;
-        if is_due {
-            self.last = Some((end, left));
-        }
-        is_due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::demo::certs::{Cluster, IdentityOptions};
-
-    #[test]
-    fn the_end_of_a_certificate_is_told_more_often_the_nearer_it_is() {
-        rustls::crypto::ring::default_provider()
-            .install_default()
-            .unwrap_or_default();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("identity");
-        let begin = Utc::now();
-        let options = IdentityOptions {
-            not_before: begin,
-            not_after: begin + TimeDelta::hours(40),
-            ..IdentityOptions::default()
-        };
-        let identity = Cluster::new("a.example")
-            .unwrap()
-            .identity(&options)
-            .unwrap();
-        identity.write(&path).unwrap();
-        let credentials = Credentials::load(&CredentialPaths::Identity(path)).unwrap();
-
-        let mut alarm = Alarm::default();
-        let minutes = (0..43 * 60).map(TimeDelta::minutes);
-        let due = minutes.filter(|minute| alarm.is_due(&credentials, begin + *minute));
-        let left: Vec<i64> = due.map(|minute| 40 * 60 - minute.num_minutes()).collect();
-        assert_eq!(left, [600, 300, 150, 75, 37, 18, 9, 4, 2, 1, 0, -60, -120]);
     }
 }
