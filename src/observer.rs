@@ -128,16 +128,18 @@ impl Observer {
         }
     }
 
-    async fn look_into_state_file(self: &Arc<Self>) {
+    async fn look_into_state_file(self: &Arc<Self>) -> Result<(), CheckpointError> {
         let observer = self.clone();
         let read = tokio::task::spawn_blocking(move || State::read(&observer));
-        match read.await.expect("reading the state file does not panic") {
-            Ok(Some(state)) => *lock(&self.state) = Some(Arc::new(state)),
-            Ok(None) => {}
-            Err(failed) => {
-                self.name_it(|| warn!("cannot look into the state file: {}", Chain(&failed)));
-            }
+        let read = read.await.expect("reading the state file does not panic");
+        if let Some(state) = read? {
+            *lock(&self.state) = Some(Arc::new(state));
         }
+        Ok(())
+    }
+
+    fn tell_of_state_file(&self, failed: &CheckpointError) {
+        self.name_it(|| warn!("cannot look into the state file: {}", Chain(failed)));
     }
 
     fn state(&self) -> Option<Arc<State>> {

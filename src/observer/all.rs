@@ -14,6 +14,7 @@ use super::metrics::{self, Facts};
 use super::notify::ServiceManager;
 use super::picture::{self, time};
 use super::{Observer, history, lock, now_ms, process};
+use crate::checkpoint::CheckpointError;
 
 /// How often it looks around.
 pub(super) const TICK: Duration = Duration::from_secs(1);
@@ -34,6 +35,8 @@ pub struct Observers {
     started_ms: i64,
     /// When it last looked around, ms since 1970.
     ticked_ms: AtomicI64,
+    /// When it last looked into the state files.
+    looked_ms: AtomicI64,
 }
 
 impl Observers {
@@ -54,6 +57,7 @@ impl Observers {
             are_several,
             started_ms: now_ms,
             ticked_ms: AtomicI64::new(now_ms),
+            looked_ms: AtomicI64::new(0),
         })
     }
 
@@ -77,7 +81,12 @@ impl Observers {
                 }
             }
             if is_long {
-                join_all(self.runs.iter().map(Observer::look_into_state_file)).await;
+                let looked = self.look_into_state_files().await;
+                for (run, looked) in self.runs.iter().zip(looked) {
+                    if let Err(failed) = looked {
+                        run.tell_of_state_file(&failed);
+                    }
+                }
             }
             let health = self.health();
             for (run, health) in self.runs.iter().zip(&health) {
@@ -94,6 +103,20 @@ impl Observers {
             }
             manager.feed_watchdog();
             ticks = ticks.wrapping_add(1);
+        }
+    }
+
+    async fn look_into_state_files(&self) -> Vec<Result<(), CheckpointError>> {
+        self.looked_ms.store(now_ms(), Ordering::Relaxed);
+        join_all(self.runs.iter().map(Observer::look_into_state_file)).await
+    }
+
+    /// Looks into the state files for somebody who asks now, at most once a tick. Where that fails the
+    /// picture stays as it was, and the log is told at the next look of our own.
+    pub async fn freshen(&self) {
+        let age_ms = now_ms() - self.looked_ms.load(Ordering::Relaxed);
+        if !(0..1000).contains(&age_ms) {
+            self.look_into_state_files().await;
         }
     }
 

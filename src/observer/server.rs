@@ -268,6 +268,7 @@ async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
 }
 
 async fn status(State(doors): State<Arc<Doors>>) -> Response {
+    doors.observers.freshen().await;
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (kind, doors.observers.picture().to_string()).into_response()
 }
