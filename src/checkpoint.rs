@@ -40,7 +40,9 @@ mod gap;
 mod import;
 mod left_out;
 mod lock;
+mod memory;
 mod moved;
+mod moving;
 mod recording;
 mod run;
 mod schema;
@@ -72,6 +74,7 @@ pub use gap::{Filled, Gap};
 pub use import::{Import, Imported, SentEvent};
 pub use left_out::LeftOut;
 pub use lock::{Holder, LockError, Role, RoleLock};
+pub use moving::{MoveError, Moving, Way};
 pub use recording::{Recorded, Recording, RecordingEnd, RecordingStep, Upload};
 pub use run::{Run, RunId, RunKind, SourceMode, Window};
 pub use share::share_identity;
@@ -120,8 +123,14 @@ impl Checkpoint {
             source,
         })?;
 
+        moving::refuse_unfinished(storage)?;
         let path = storage.join(FILE_NAME);
         storage::create_private(&path)?;
+        Self::open_file(path)
+    }
+
+    /// Opens a file that is there, and brings it up to date.
+    fn open_file(path: PathBuf) -> Result<Self, CheckpointError> {
         let failed = |error| classify(&path, "open the tables", error);
         let mut connection =
             Connection::open_with_flags(&path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
@@ -142,6 +151,7 @@ impl Checkpoint {
     /// As [`Checkpoint::open`], and if the file is of an older version.
     pub fn open_existing_read_only(storage: &Path) -> Result<Option<Self>, CheckpointError> {
         const DOING: &str = "read it";
+        moving::refuse_unfinished(storage)?;
         let path = storage.join(FILE_NAME);
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

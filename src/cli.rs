@@ -111,6 +111,7 @@ const BACKFILL_GROUPS: &[Group] = &[
 const INSTALL_GROUPS: &[Group] = &[Group::Elasticsearch, Group::Install, Group::Logging];
 const STATUS_GROUPS: &[Group] = &[
     Group::State,
+    Group::Teleport,
     Group::Elasticsearch,
     Group::Logging,
     Group::Listening,

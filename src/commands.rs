@@ -7,7 +7,7 @@ use anyhow::Context;
 use self::log_level::{ConfigSource, LogLevel, Unusable};
 use crate::cli::{self, Command, Invocation};
 use crate::config::clusters::CLUSTER_FLAG;
-use crate::config::{Config, Selected};
+use crate::config::{Config, Selected, StateHome};
 use crate::output::{self, Chain};
 use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry;
@@ -20,6 +20,7 @@ mod demo;
 mod dry_run;
 mod import;
 mod install;
+mod lead;
 mod log_level;
 mod mend;
 mod new_position;
@@ -202,6 +203,17 @@ async fn dispatch(
     shutdown: Shutdown,
     log_level: LogLevel,
 ) -> Result<Exit, Failure> {
+    if let (Selected::Each(configs), Command::Start(_) | Command::Status { share: None, .. }) =
+        (&selected, &command)
+        && configs
+            .iter()
+            .any(|config| config.state != StateHome::Sqlite)
+    {
+        return Err(Failure::Usage(format!(
+            "state = \"elasticsearch\" is for a process that follows one cluster, and the configuration \
+             file has several: choose it with {CLUSTER_FLAG}"
+        )));
+    }
     let config = match (selected, command) {
         (Selected::Each(configs), Command::Start(options)) => {
             let reload = Reload::on_signal("the log level")?;
@@ -259,8 +271,8 @@ async fn dispatch(
         Command::DeadLetters(command) => {
             Box::pin(dead_letters::dead_letters(config, command, &shutdown)).await
         }
-        Command::State(command) => state::state(&config, &command),
-        Command::Status { json, share: None } => status::status(&config, json).await,
+        Command::State(command) => Box::pin(state::state(&config, &command, &shutdown)).await,
+        Command::Status { json, share: None } => status::status(&config, json, &shutdown).await,
         Command::Check { show_config } => check::check(&config, show_config, &shutdown).await,
         Command::Demo(demo) => Box::pin(demo::demo(demo, &shutdown)).await,
         Command::Completions(_) | Command::ManPages(_) => {

@@ -61,6 +61,8 @@ pub struct Needs {
     pub elasticsearch: bool,
     /// [`Config::storage`].
     pub storage: bool,
+    /// Where [`Config::state`] says that the state lies.
+    pub state: bool,
 }
 
 /// A valid configuration.
@@ -70,6 +72,10 @@ pub struct Config {
     pub cluster: Option<String>,
     /// Directory of the state file.
     pub storage: Option<PathBuf>,
+    /// Where a daemon's state lies.
+    pub state: StateHome,
+    /// Its name in Elasticsearch; that of the Teleport cluster if `None`.
+    pub state_name: Option<String>,
     /// Pause between two polls.
     pub poll_interval: Duration,
     /// Nothing moves for so long though there are newer events: it is stalled.
@@ -110,6 +116,16 @@ pub struct Config {
     pub backfill_limits: Limits,
     /// Every setting in effect and where it comes from, for [`Config::show`].
     pub effective: Effective,
+}
+
+/// Where a daemon's state lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateHome {
+    /// In a file in [`Config::storage`].
+    #[default]
+    Sqlite,
+    /// In Elasticsearch.
+    Elasticsearch,
 }
 
 /// How session recordings are read.
@@ -205,7 +221,12 @@ impl Config {
         let mut resolver = Resolver::new(raw);
         let r = &mut resolver;
         let storage = r.optional(&keys::STORAGE, values::path);
-        if needs.storage && !r.is_set(&keys::STORAGE) {
+        let state = r.value(&keys::STATE, values::state_home);
+        let state_name = r.optional(&keys::STATE_NAME, values::state_name);
+        let is_sqlite = state == StateHome::Sqlite;
+        let needs_storage = needs.storage || (needs.state && is_sqlite);
+        let needs_elasticsearch = needs.elasticsearch || (needs.state && !is_sqlite);
+        if needs_storage && !r.is_set(&keys::STORAGE) {
             r.missing(&keys::STORAGE, "name a directory for the state file");
         }
         let own = [
@@ -223,6 +244,8 @@ impl Config {
         let config = Self {
             cluster: None,
             storage,
+            state,
+            state_name,
             poll_interval: r.value(
                 &keys::TIMEOUT,
                 values::duration(Duration::from_millis(10), Duration::from_hours(1)),
@@ -254,11 +277,16 @@ impl Config {
             },
             listen: listen::resolve(r),
             teleport: teleport::resolve(r, needs.teleport),
-            elasticsearch: forward::resolve(r, needs.elasticsearch),
+            elasticsearch: forward::resolve(r, needs_elasticsearch),
             limits,
             backfill_limits,
             effective: Effective::default(),
         };
+        let has_name = config.state_name.is_some() || config.teleport.is_some();
+        if needs.state && !is_sqlite && !has_name {
+            let what = "name the state, or give teleport, from which its name comes";
+            r.missing(&keys::STATE_NAME, what);
+        }
         let (raw, warnings) = resolver.finish()?;
         let effective = Effective::of(&raw);
         Ok((

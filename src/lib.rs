@@ -35,6 +35,7 @@ pub mod event_handler;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 
+pub mod leader;
 pub mod output;
 pub mod secret;
 pub mod share;

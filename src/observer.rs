@@ -2,7 +2,7 @@
 //! systemd is told. It only watches: nothing of it is in the way of an event.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ mod all;
 pub mod asked;
 mod health;
 mod history;
+mod in_memory;
 pub mod metrics;
 pub mod newer;
 mod notify;
@@ -29,6 +30,7 @@ mod server;
 
 pub use self::all::Observers;
 pub use self::health::{Health, Trouble};
+pub use self::in_memory::InMemory;
 pub use self::server::{CertificateError, ListenError, Server};
 
 use self::health::{Failed, Motion};
@@ -43,8 +45,7 @@ pub struct Observer {
     /// The name of the cluster's table, if there are several.
     cluster: Option<String>,
     stats: Arc<Stats>,
-    /// Where the state file lies.
-    storage: PathBuf,
+    place: Place,
     started_ms: i64,
     motion: Mutex<Motion>,
     /// The end of the last run, if it was none that somebody wanted.
@@ -54,6 +55,15 @@ pub struct Observer {
     state: Mutex<Option<Arc<State>>>,
     shows_payloads: bool,
     identity: Identity,
+}
+
+/// Where the state lies.
+#[derive(Debug)]
+pub enum Place {
+    /// In a file in this directory.
+    Storage(PathBuf),
+    /// In memory, while this process leads.
+    InMemory(InMemory),
 }
 
 /// Says whose the files are that prove who we are to Teleport, and until when.
@@ -74,12 +84,12 @@ struct State {
 }
 
 impl Observer {
-    /// Watches what is counted in `stats`, and the state file in `storage`, of the cluster of this name
-    /// if there are several. It takes a run for stalled when nothing has moved for `stall_after`.
+    /// Watches what is counted in `stats`, and the state, of the cluster of this name if there are
+    /// several. It takes a run for stalled when nothing has moved for `stall_after`.
     pub fn new(
         cluster: Option<String>,
         stats: Arc<Stats>,
-        storage: &Path,
+        place: Place,
         stall_after: Duration,
         shows_payloads: bool,
         identity: Identity,
@@ -88,7 +98,7 @@ impl Observer {
         Arc::new(Self {
             cluster,
             stats,
-            storage: storage.to_owned(),
+            place,
             started_ms: now_ms,
             failed: Mutex::default(),
             was_stalled: Mutex::default(),
@@ -192,10 +202,20 @@ impl Observer {
 impl State {
     fn read(observer: &Observer) -> Result<Option<Self>, CheckpointError> {
         // A connection of its own: the one that commits must not wait for it.
-        let Some(checkpoint) = Checkpoint::open_existing_read_only(&observer.storage)? else {
+        let (checkpoint, letters) = match &observer.place {
+            Place::Storage(storage) => {
+                let found = Checkpoint::open_existing_read_only(storage)?;
+                (found.map(Arc::new), None)
+            }
+            Place::InMemory(shown) => (shown.checkpoint(), Some(shown.letters())),
+        };
+        let Some(checkpoint) = checkpoint else {
             return Ok(None);
         };
-        let summary = checkpoint.summary()?;
+        let mut summary = checkpoint.summary()?;
+        if let Some(letters) = letters {
+            summary.dead_letters = letters;
+        }
         let newest = checkpoint.dead_letters(&DeadLetterFilter::default(), SHOWN_DEAD_LETTERS)?;
         let mut dead_letters = Vec::new();
         for entry in newest {

@@ -34,7 +34,7 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{CheckpointError, Gap, Step};
+use crate::checkpoint::{CheckpointError, DeadLetter, Gap, Step};
 use crate::event::AuditEvent;
 
 pub mod batch;
@@ -72,11 +72,29 @@ pub trait Sink: Send + Sync + 'static {
         body: Bytes,
         operations: usize,
     ) -> impl Future<Output = delivery::Attempt> + Send;
+
+    /// Keeps documents that were refused for good, up to so many bytes of them in all. One attempt.
+    /// `None`: that is for the state file to do.
+    fn keep(
+        &self,
+        _letters: &[DeadLetter],
+        _cap_bytes: u64,
+    ) -> impl Future<Output = Option<Result<(), delivery::Fault>>> + Send {
+        std::future::ready(None)
+    }
 }
 
 impl<K: Sink> Sink for Arc<K> {
     async fn send(&self, body: Bytes, operations: usize) -> delivery::Attempt {
         K::send(self, body, operations).await
+    }
+
+    async fn keep(
+        &self,
+        letters: &[DeadLetter],
+        cap_bytes: u64,
+    ) -> Option<Result<(), delivery::Fault>> {
+        K::keep(self, letters, cap_bytes).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod end;
+mod lead;
 mod reason;
 mod stats;
 
@@ -20,6 +21,7 @@ use crate::output;
 
 pub use self::alarm::{Alarm, Life};
 pub use self::end::{End, Failing, Line, Standing};
+pub use self::lead::Lead;
 pub use self::reason::{GAP_REASONS, Reason};
 pub use self::stats::{
     BulkRequest, DURATION_BOUNDS, Durations, HeldUp, RequestOutcome, RequestOutcomes, Stats,

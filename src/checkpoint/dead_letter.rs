@@ -45,7 +45,7 @@ impl DeadLetter {
     }
 
     /// What counts against the cap: its bytes and texts, so that even an empty document counts.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         let length = self.document.len()
             + self.document_id.len()
             + self.index_name.len()

@@ -57,6 +57,16 @@ pub enum CheckpointError {
         /// The format of this program.
         known: i64,
     },
+    /// The state is on its way to another place, or from there.
+    #[error(
+        "the move of the state in {path} is not finished: run `state move --to {to}` once more"
+    )]
+    Moving {
+        /// `storage` as configured.
+        path: PathBuf,
+        /// Whereto.
+        to: &'static str,
+    },
     /// The file is about another cluster.
     #[error(
         "the state file {path} belongs to the cluster {stored:?}, and the Auth Service is that of \
@@ -163,7 +173,8 @@ impl CheckpointError {
                  runs this program"
                     .to_owned(),
             ),
-            Self::Foreign { .. }
+            Self::Moving { .. }
+            | Self::Foreign { .. }
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::OtherCluster { .. }

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use super::configure::Configure;
 use super::install::{Grant, Kibana};
 use crate::checkpoint::DeadLetterFilter;
-use crate::config::{HostUrl, Needs};
+use crate::config::{HostUrl, Needs, StateHome};
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,21 +77,29 @@ impl Command {
                 teleport: true,
                 ..Needs::default()
             },
-            Self::Start(_) | Self::Backfill(_) => Needs {
+            Self::Start(_) => Needs {
+                teleport: true,
+                elasticsearch: true,
+                state: true,
+                ..Needs::default()
+            },
+            Self::Backfill(_) => Needs {
                 teleport: true,
                 elasticsearch: true,
                 storage: true,
+                ..Needs::default()
             },
             // What it writes down, dead letters above all, is to be found again.
             Self::Verify(verify) => Needs {
                 teleport: true,
                 elasticsearch: true,
                 storage: verify.refill,
+                ..Needs::default()
             },
             Self::Check { .. } => Needs {
                 teleport: true,
                 elasticsearch: true,
-                storage: false,
+                ..Needs::default()
             },
             Self::Install { .. }
             | Self::CancelShare { .. }
@@ -101,10 +109,19 @@ impl Command {
             },
             Self::DeadLetters(DeadLetters::Retry(_)) => Needs {
                 elasticsearch: true,
+                state: true,
+                ..Needs::default()
+            },
+            Self::Status { .. } | Self::DeadLetters(_) => Needs {
+                state: true,
+                ..Needs::default()
+            },
+            Self::State(State::Move { .. }) => Needs {
+                elasticsearch: true,
                 storage: true,
                 ..Needs::default()
             },
-            Self::Status { .. } | Self::DeadLetters(_) | Self::State(_) => Needs {
+            Self::State(_) => Needs {
                 storage: true,
                 ..Needs::default()
             },
@@ -239,6 +256,11 @@ pub enum State {
     },
     /// Move it aside.
     Reset,
+    /// Bring it from the file into Elasticsearch, or back.
+    Move {
+        /// Whereto.
+        to: StateHome,
+    },
 }
 
 /// What the demonstration is made of.

@@ -8,12 +8,20 @@ use clap::{Arg, ArgMatches, value_parser};
 use super::command::{Command, DeadLetters, State};
 use super::{setting_flags, switch};
 use crate::checkpoint::DeadLetterFilter;
+use crate::config::StateHome;
 use crate::config::keys::Group;
 use crate::config::values::parse_time;
 
-const STATE_GROUPS: &[Group] = &[Group::State, Group::Logging];
+/// Those of the two ends say where a state in Elasticsearch lies, and what it is called.
+const STATE_GROUPS: &[Group] = &[
+    Group::State,
+    Group::Teleport,
+    Group::Elasticsearch,
+    Group::Logging,
+];
 const RETRY_GROUPS: &[Group] = &[
     Group::State,
+    Group::Teleport,
     Group::Elasticsearch,
     Group::Limits,
     Group::Logging,
@@ -120,11 +128,22 @@ pub(super) fn state_command() -> clap::Command {
         .about("Move the state file aside, so that the next start is a first one")
         .arg(switch("yes", "Really do it"))
         .args(setting_flags(STATE_GROUPS));
+    let moving = clap::Command::new("move")
+        .about("Bring the state from the file into Elasticsearch, or back; no daemon may run")
+        .arg(
+            Arg::new("to")
+                .long("to")
+                .value_name("PLACE")
+                .required(true)
+                .value_parser(["elasticsearch", "sqlite"])
+                .help("Where it is to lie"),
+        )
+        .args(setting_flags(STATE_GROUPS));
     clap::Command::new("state")
-        .about("Back up or reset the state file")
+        .about("Back up, reset or move the state")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([backup, reset])
+        .subcommands([backup, reset, moving])
 }
 
 pub(super) fn dead_letters(name: &str, matches: &ArgMatches) -> Result<Command, String> {
@@ -173,6 +192,12 @@ pub(super) fn state(name: &str, matches: &ArgMatches) -> Result<Command, String>
             )?;
             State::Reset
         }
+        "move" => State::Move {
+            to: match matches.get_one::<String>("to").map(String::as_str) {
+                Some("elasticsearch") => StateHome::Elasticsearch,
+                _ => StateHome::Sqlite,
+            },
+        },
         other => unreachable!("clap knows no command {other}"),
     }))
 }

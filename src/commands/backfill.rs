@@ -90,6 +90,7 @@ pub(super) async fn backfill(
         reading,
         stats,
         reload: None,
+        lease: None,
     };
     let stats = transfer.stats.clone();
     let summary = if range.dry_run {

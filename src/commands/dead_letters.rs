@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use base64::Engine;
@@ -16,9 +17,10 @@ use crate::checkpoint::{
     Checkpoint, DeadLetter, DeadLetterEntry, DeadLetterFilter, DocumentForm, Dropped, PagePlace,
 };
 use crate::cli::DeadLetters;
+use crate::commands::lead::look::{self, Listed};
 use crate::commands::status::{no_state, time};
 use crate::commands::{Exit, Failure};
-use crate::config::Config;
+use crate::config::{Config, StateHome};
 use crate::output::{self, Reader};
 use crate::shutdown::Shutdown;
 
@@ -30,38 +32,78 @@ pub(super) async fn dead_letters(
     command: DeadLetters,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
+    if config.state != StateHome::Sqlite {
+        return in_elasticsearch(&config, command, shutdown).await;
+    }
     let storage = config.storage.as_ref().expect("the command needs it");
     let look = Checkpoint::open_existing_read_only(storage)?.ok_or_else(|| no_state(storage))?;
+    match command {
+        DeadLetters::Drop(filter) => drop_them(&Checkpoint::open(storage)?, &filter),
+        DeadLetters::Retry(filter) => {
+            let checkpoint = Arc::new(Checkpoint::open(storage)?);
+            retry::retry(&config, checkpoint, &filter, shutdown).await
+        }
+        command => look_at(&look, command),
+    }
+}
+
+/// The same with those that lie in an index, in a store that they are loaded into.
+async fn in_elasticsearch(
+    config: &Config,
+    command: DeadLetters,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    let found = match look::find(config, shutdown).await? {
+        Ok(found) => found,
+        Err(stopped) => return Ok(stopped),
+    };
+    let store = Arc::new(found.store().await?);
+    match command {
+        DeadLetters::Drop(filter) => {
+            let before = Listed::of(&store, &filter)?;
+            let exit = drop_them(&store, &filter)?;
+            found.apply(&before, &filter, &store).await?;
+            Ok(exit)
+        }
+        DeadLetters::Retry(filter) => {
+            let before = Listed::of(&store, &filter)?;
+            let done = retry::retry(config, store.clone(), &filter, shutdown).await;
+            // Whatever has become of some of them.
+            found.apply(&before, &filter, &store).await?;
+            done
+        }
+        command => look_at(&store, command),
+    }
+}
+
+fn look_at(checkpoint: &Checkpoint, command: DeadLetters) -> Result<Exit, Failure> {
     match command {
         DeadLetters::List {
             filter,
             limit,
             json,
-        } => list(&look, &filter, limit, json),
-        DeadLetters::Show { id, payload } => show(&look, id, payload),
-        DeadLetters::Export { filter, output } => export(&look, &filter, output.as_deref()),
-        DeadLetters::Drop(filter) => {
-            let dropped = Checkpoint::open(storage)?.drop_dead_letters(&filter)?;
-            let Dropped { letters, gaps } = dropped;
-            output::note(format_args!("{letters} dead letters dropped"));
-            if gaps > 0 {
-                output::note(format_args!(
-                    "{gaps} gaps closed, as their events are given up; Elasticsearch goes on telling \
-                     of them, since they will never be there"
-                ));
-            }
-            // Whoever names documents expects them to be there.
-            Ok(if letters == 0 && !filter.ids.is_empty() {
-                Exit::Failed
-            } else {
-                Exit::Done
-            })
-        }
-        DeadLetters::Retry(filter) => {
-            let checkpoint = Checkpoint::open(storage)?;
-            retry::retry(&config, checkpoint, &filter, shutdown).await
-        }
+        } => list(checkpoint, &filter, limit, json),
+        DeadLetters::Show { id, payload } => show(checkpoint, id, payload),
+        DeadLetters::Export { filter, output } => export(checkpoint, &filter, output.as_deref()),
+        DeadLetters::Drop(_) | DeadLetters::Retry(_) => unreachable!("they change something"),
     }
+}
+
+fn drop_them(checkpoint: &Checkpoint, filter: &DeadLetterFilter) -> Result<Exit, Failure> {
+    let Dropped { letters, gaps } = checkpoint.drop_dead_letters(filter)?;
+    output::note(format_args!("{letters} dead letters dropped"));
+    if gaps > 0 {
+        output::note(format_args!(
+            "{gaps} gaps closed, as their events are given up; Elasticsearch goes on telling of them, \
+             since they will never be there"
+        ));
+    }
+    // Whoever names documents expects them to be there.
+    Ok(if letters == 0 && !filter.ids.is_empty() {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
 }
 
 fn list(

@@ -229,6 +229,7 @@ async fn move_all(
         reading,
         stats: stats.clone(),
         reload: None,
+        lease: None,
     };
     let company = Box::pin(company(&transfer));
     let work = transfer.into_elasticsearch(sink, stop.clone());

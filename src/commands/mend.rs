@@ -8,6 +8,7 @@ use crate::checkpoint::{CheckpointError, StorageError};
 use crate::commands::old_days::TooOld;
 use crate::elastic::assets::InstallError;
 use crate::elastic::client::{ClientError, ServerError};
+use crate::elastic::dead_letters::DeadLetterIndexError;
 use crate::elastic::kibana::KibanaError;
 use crate::elastic::lookup::LookupError;
 use crate::elastic::work::WorkError;
@@ -48,6 +49,8 @@ fn mend_of(error: &(dyn Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<InstallError>() {
         error.mend().map(str::to_owned)
     } else if let Some(error) = error.downcast_ref::<WorkError>() {
+        error.mend().map(str::to_owned)
+    } else if let Some(error) = error.downcast_ref::<DeadLetterIndexError>() {
         error.mend().map(str::to_owned)
     } else if error.is::<TooOld>() {
         Some(TooOld::mend().to_owned())

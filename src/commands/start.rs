@@ -2,7 +2,7 @@
 
 pub(super) mod clusters;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::checkpoint::{Checkpoint, Role, RoleLock, Run};
-use crate::cli::Start;
-use crate::commands::import;
+use crate::cli::{MovePosition, Start};
+use crate::commands::lead::Led;
 use crate::commands::new_position::NewPosition;
 use crate::commands::old_days::first_to_write;
 use crate::commands::room::Room;
@@ -23,10 +23,10 @@ use crate::commands::status::{identity_value, time};
 use crate::commands::transfer::{
     Patience, Transfer, beside, demand_template, reach_elasticsearch, reach_teleport, reading,
 };
-use crate::commands::{Exit, Failure};
-use crate::config::{Config, ListenConfig};
-use crate::event_handler::state::HandlerState;
-use crate::observer::{Identity, ListenError, Observer, Observers, Server, newer};
+use crate::commands::{Exit, Failure, import, lead};
+use crate::config::{Config, ListenConfig, StateHome};
+use crate::elastic;
+use crate::observer::{Identity, InMemory, ListenError, Observer, Observers, Place, Server, newer};
 use crate::output::Chain;
 use crate::pipeline::Summary;
 use crate::shutdown::{Reload, Shutdown};
@@ -47,15 +47,26 @@ pub(super) async fn start(
     } = options;
     let stop = &shutdown.stop;
     let reload = Reload::on_signal("the credentials")?;
+    let stats = Arc::new(Stats::default());
+    let order = Order {
+        exit_on_last_event,
+        dry_run,
+        import_state,
+        new_position,
+        led: None,
+    };
+    if config.state != StateHome::Sqlite && !dry_run {
+        let shown = InMemory::default();
+        let place = Place::InMemory(shown.clone());
+        let observers = Observers::of_one(observe(None, &config, place, &stats));
+        let (watching, _) = show(config.listen.as_ref(), observers).await?;
+        let work = lead::lead(config, stats, shown, reload, order, stop);
+        return beside(Box::pin(work), watching).await;
+    }
     let (checkpoint, _lock) = open(&config, dry_run)?;
     if let (None, Some(storage), false) = (&config.cluster, &config.storage, dry_run) {
         clusters::tell_of_left_states(storage, &[]);
     }
-    let left_off = import_state.map(|directory| import::read(&directory, &config, &checkpoint));
-    let left_off = left_off.transpose()?.flatten();
-    let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
-    let new_position = new_position.transpose()?;
-    let stats = Arc::new(Stats::default());
     let watching = match &config.storage {
         Some(storage) if !dry_run => Some(watch(&config, storage, &stats).await?.0),
         _ => None,
@@ -63,16 +74,11 @@ pub(super) async fn start(
     let room = Room::for_one(&config);
     let work = Box::pin(follow(
         config,
-        checkpoint,
+        Arc::new(checkpoint),
         stats,
         reload,
         room,
-        Order {
-            exit_on_last_event,
-            dry_run,
-            left_off,
-            new_position,
-        },
+        order,
         stop,
     ));
     match watching {
@@ -94,17 +100,37 @@ fn open(config: &Config, dry_run: bool) -> Result<(Checkpoint, Option<RoleLock>)
 }
 
 /// What the command line asks for.
-struct Order {
-    exit_on_last_event: bool,
+pub(super) struct Order {
+    pub(super) exit_on_last_event: bool,
     dry_run: bool,
-    left_off: Option<HandlerState>,
-    new_position: Option<NewPosition>,
+    import_state: Option<PathBuf>,
+    new_position: Option<MovePosition>,
+    /// Under what it runs, if there may be others.
+    pub(super) led: Option<Led>,
+}
+
+impl Order {
+    /// To go on where the state stands.
+    pub(super) fn only(exit_on_last_event: bool) -> Self {
+        Self {
+            exit_on_last_event,
+            dry_run: false,
+            import_state: None,
+            new_position: None,
+            led: None,
+        }
+    }
+
+    /// Whether it is about where to go on.
+    pub(super) fn moves(&self) -> bool {
+        self.new_position.is_some()
+    }
 }
 
 /// Follows one cluster until it is told to stop, or comes to what will not pass by itself.
-async fn follow(
+pub(super) async fn follow(
     config: Config,
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     stats: Arc<Stats>,
     reload: Reload,
     room: Room,
@@ -114,9 +140,14 @@ async fn follow(
     let Order {
         exit_on_last_event,
         dry_run,
-        left_off,
+        import_state,
         new_position,
+        led,
     } = order;
+    let left_off = import_state.map(|directory| import::read(&directory, &config, &checkpoint));
+    let left_off = left_off.transpose()?.flatten();
+    let new_position = new_position.map(|order| NewPosition::of(order, &checkpoint, Utc::now()));
+    let new_position = new_position.transpose()?;
     let Some((client, _)) =
         reach_teleport(&config, Patience::Endless(&stats.teleport), stop).await?
     else {
@@ -147,11 +178,12 @@ async fn follow(
     let mut transfer = Transfer {
         config,
         client,
-        checkpoint: Arc::new(checkpoint),
+        checkpoint,
         run,
         reading,
         stats: stats.clone(),
         reload: Some(reload),
+        lease: led.as_ref().map(|led| led.lease.clone()),
     };
     let summary = if dry_run {
         match transfer.onto_stdout(stop.clone()).await? {
@@ -180,8 +212,22 @@ async fn follow(
             transfer.leave_out_before(first_ms)?;
         }
         let company = Box::pin(company(&transfer));
-        let work = transfer.into_elasticsearch_within(room, client, stop.clone());
-        beside(work, company).await?
+        let stop = stop.clone();
+        match led {
+            None => {
+                let work = transfer.into_sink(room, client, |bulk| bulk, stop);
+                beside(work, company).await?
+            }
+            Some(Led { lease, letters }) => {
+                let sink = |bulk| elastic::led::Led {
+                    bulk,
+                    lease,
+                    letters,
+                };
+                let work = transfer.into_sink(room, client, sink, stop);
+                beside(work, company).await?
+            }
+        }
     };
     info!(
         events = Stats::get(&stats.events),
@@ -221,7 +267,8 @@ pub(super) async fn watch(
     storage: &Path,
     stats: &Arc<Stats>,
 ) -> Result<(impl Future<Output = ()> + use<>, Option<String>), Failure> {
-    let observers = Observers::of_one(observe(None, config, storage, stats));
+    let place = Place::Storage(storage.to_owned());
+    let observers = Observers::of_one(observe(None, config, place, stats));
     show(config.listen.as_ref(), observers).await
 }
 
@@ -229,7 +276,7 @@ pub(super) async fn watch(
 fn observe(
     cluster: Option<&str>,
     config: &Config,
-    storage: &Path,
+    place: Place,
     stats: &Arc<Stats>,
 ) -> Arc<Observer> {
     let listen = config.listen.as_ref();
@@ -237,7 +284,7 @@ fn observe(
     Observer::new(
         cluster.map(str::to_owned),
         stats.clone(),
-        storage,
+        place,
         stalled_after(config),
         shows_payloads,
         identity(config),

@@ -1,19 +1,26 @@
-//! `state`: the state file as a whole.
+//! `state`: the state as a whole.
 
 use std::path::Path;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::State;
+use crate::commands::lead::moving;
 use crate::commands::status::no_state;
 use crate::commands::{Exit, Failure};
 use crate::config::Config;
 use crate::output;
+use crate::shutdown::Shutdown;
 
-pub(super) fn state(config: &Config, command: &State) -> Result<Exit, Failure> {
+pub(super) async fn state(
+    config: &Config,
+    command: &State,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
     let storage = config.storage.as_ref().expect("the command needs it");
     match command {
         State::Backup { file } => backup(storage, file),
         State::Reset => reset(storage),
+        State::Move { to } => moving::move_state(config, storage, *to, shutdown).await,
     }
 }
 

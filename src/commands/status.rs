@@ -7,15 +7,25 @@ use chrono::Utc;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Holder, Role, RoleLock, RunKind, RunSummary, Summary};
+use crate::commands::lead::look;
 use crate::commands::{Exit, Failure, old_days};
-use crate::config::Config;
+use crate::config::{Config, StateHome};
+use crate::leader::Head;
 use crate::observer::{asked, picture};
 use crate::output::{self, Chain};
+use crate::shutdown::Shutdown;
 use crate::teleport::identity::{Credentials, IdentityError};
 
 pub(super) use crate::observer::picture::time;
 
-pub(super) async fn status(config: &Config, as_json: bool) -> Result<Exit, Failure> {
+pub(super) async fn status(
+    config: &Config,
+    as_json: bool,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    if config.state != StateHome::Sqlite {
+        return in_elasticsearch(config, as_json, shutdown).await;
+    }
     let look = Look::at(config).await?;
     let text = if as_json {
         serde_json::to_string_pretty(&look.value())?
@@ -103,7 +113,11 @@ impl Look {
     }
 
     fn text(&self) -> String {
-        let mut text = as_text(&self.summary, self.daemon.as_ref(), self.now_ms);
+        let daemon = match &self.daemon {
+            Some(holder) => format!("runs: {holder}"),
+            None => "does not run".into(),
+        };
+        let mut text = as_text(&self.summary, &daemon, self.now_ms);
         if let Some(identity) = &self.identity {
             text += &format!("\nidentity       {}", identity_words(identity));
         }
@@ -119,6 +133,57 @@ impl Look {
         }
         text
     }
+}
+
+/// The same of a state in Elasticsearch, as its leader has written it last.
+async fn in_elasticsearch(
+    config: &Config,
+    as_json: bool,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    let found = match look::find(config, shutdown).await? {
+        Ok(found) => found,
+        Err(stopped) => return Ok(stopped),
+    };
+    let mut summary = found.checkpoint.summary()?;
+    summary.dead_letters = found.letters.summary().await?;
+    let now_ms = Utc::now().timestamp_millis();
+    let identity = config.teleport.as_ref();
+    let identity = identity.map(|teleport| Credentials::load(&teleport.credentials));
+    let Head {
+        leader,
+        taken_over,
+        content,
+        ..
+    } = &found.head;
+    let text = if as_json {
+        let identity = identity.as_ref().map_or(Value::Null, identity_value);
+        let mut value = picture::of_state(&summary, None, identity, now_ms);
+        value["leader"] = json!({
+            "name": leader,
+            "written": content.written,
+            "taken_over": taken_over,
+            "moved_to": content.moved_to,
+        });
+        serde_json::to_string_pretty(&value)?
+    } else {
+        let words = match (leader, &content.moved_to) {
+            (_, Some(place)) => format!("none: the state has moved to {place}"),
+            (Some(leader), None) => format!("leads: {leader}"),
+            (None, None) => "none leads".to_owned(),
+        };
+        let mut text = as_text(&summary, &words, now_ms);
+        text += &format!(
+            "\nstate          written {}, taken over {taken_over} times",
+            content.written
+        );
+        if let Some(identity) = &identity {
+            text += &format!("\nidentity       {}", identity_words(identity));
+        }
+        text
+    };
+    output::data(text)?;
+    Ok(Exit::Done)
 }
 
 /// Asks the daemon that has the lock.
@@ -204,14 +269,11 @@ pub(super) fn no_state(storage: &Path) -> Failure {
     ))
 }
 
-fn as_text(summary: &Summary, daemon: Option<&Holder>, now_ms: i64) -> String {
+fn as_text(summary: &Summary, daemon: &str, now_ms: i64) -> String {
     let mut lines = Vec::new();
     let cluster = summary.cluster.as_deref().unwrap_or("none yet");
     lines.push(format!("cluster        {cluster}"));
-    lines.push(match daemon {
-        Some(holder) => format!("daemon         runs: {holder}"),
-        None => "daemon         does not run".into(),
-    });
+    lines.push(format!("daemon         {daemon}"));
     for run in &summary.runs {
         lines.extend(run_lines(run, now_ms));
     }

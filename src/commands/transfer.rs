@@ -20,6 +20,7 @@ use crate::config::{Config, ElasticsearchConfig};
 use crate::document::Encoder;
 use crate::elastic::bulk::Bulk;
 use crate::elastic::client::{self as elastic, Body, Method, ServerError};
+use crate::leader::lease::{Lease, Leased};
 use crate::output::Chain;
 use crate::pipeline::batch::BatchLimits;
 use crate::pipeline::retry::Backoff;
@@ -213,6 +214,8 @@ pub(super) struct Transfer {
     pub stats: Arc<Stats>,
     /// What asks for the credentials to be read again; for a daemon.
     pub reload: Option<Reload>,
+    /// Until when it may do anything; `None`: there is no other that would.
+    pub lease: Option<Lease>,
 }
 
 impl Transfer {
@@ -243,14 +246,15 @@ impl Transfer {
         stop: CancellationToken,
     ) -> Result<Summary, Failure> {
         let room = Room::for_one(&self.config);
-        Box::pin(self.into_elasticsearch_within(room, client, stop)).await
+        Box::pin(self.into_sink(room, client, |bulk| bulk, stop)).await
     }
 
-    /// Runs into Elasticsearch beside others.
-    pub(super) async fn into_elasticsearch_within(
+    /// Runs into what is made of the way into Elasticsearch, beside others.
+    pub(super) async fn into_sink<K: Sink>(
         self,
         room: Room,
         client: elastic::Client,
+        sink: impl FnOnce(Bulk) -> K,
         stop: CancellationToken,
     ) -> Result<Summary, Failure> {
         let elasticsearch = self
@@ -262,7 +266,7 @@ impl Transfer {
         let fresh = client.clone();
         let asked = asked(self.reload.clone());
         let stats = self.stats.clone();
-        let sink = Bulk::new(client, gzip, room.bytes()).one_of(room.requests());
+        let sink = sink(Bulk::new(client, gzip, room.bytes()).one_of(room.requests()));
         let work = Box::pin(self.through_within(&room, sink, stop));
         let tell = move |life: Option<Life>| {
             let (start, end) = (&stats.credentials_start_ms, &stats.credentials_end_ms);
@@ -330,7 +334,13 @@ impl Transfer {
             settings: settings(&self.config, room),
             stats: self.stats,
         };
-        let run = Box::pin(pipeline.run(source, stop));
+        let run = async {
+            match self.lease {
+                Some(lease) => pipeline.run(Leased { source, lease }, stop).await,
+                None => pipeline.run(source, stop).await,
+            }
+        };
+        let run = Box::pin(run);
         let fresh = Box::pin(client.keep_fresh(asked, &stats));
         let ended = beside(run, fresh).await;
         let ended = ended.context("the run has ended")?;

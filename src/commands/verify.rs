@@ -191,6 +191,7 @@ async fn compare(
         reading,
         stats,
         reload: None,
+        lease: None,
     };
     // What would not be kept is not missed.
     if let Some(first_ms) = first_to_write {

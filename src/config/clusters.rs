@@ -50,6 +50,9 @@ pub fn refusal(key: &Key) -> Option<&'static str> {
         _ if key == &keys::STORAGE => {
             Some("each cluster has a directory of its own below it, by its name")
         }
+        _ if key == &keys::STATE || key == &keys::STATE_NAME => {
+            Some("a process whose state lies in Elasticsearch follows one cluster")
+        }
         _ if key == &keys::GRACE_PERIOD => Some("the process stops as a whole"),
         _ if key == &keys::BYTES_PER_SECOND || key == &keys::BACKFILL_BYTES_PER_SECOND => {
             Some("it is about Elasticsearch, which all clusters share")
@@ -128,7 +131,7 @@ impl Config {
             })
             .collect();
         found.look_for_the_same(&tables, &of_tables);
-        let is_of_none = !needs.teleport && !needs.storage;
+        let is_of_none = !needs.teleport && !needs.storage && !needs.state;
         let of_all = if is_of_none {
             raw.settings
                 .retain(|_, setting| refusal(setting.key).is_some());

@@ -24,6 +24,7 @@ pub fn configuration(text: &[u8]) {
         teleport: true,
         elasticsearch: true,
         storage: true,
+        ..Needs::default()
     };
     check(|| file(text), text, Needs::default());
     check(|| file(text), text, everything);

@@ -189,6 +189,11 @@ macro_rules! table {
 table! {
     STORAGE = key("storage", Kind::Path, Group::State,
         "Directory of the state file: how far the audit log is indexed, and dead letters");
+    STATE = key("state", Kind::Text, Group::State,
+        "Where start keeps the state: sqlite, a file in storage; or elasticsearch, for several of which one \
+         leads").default("sqlite");
+    STATE_NAME = key("state-name", Kind::Text, Group::State,
+        "The state's name in Elasticsearch; that of the Teleport cluster if not set");
     DEAD_LETTER_BYTES = key("dead-letter-bytes", Kind::Bytes, Group::State,
         "Room for documents that Elasticsearch refuses; when it is used up, everything waits")
         .default("1GiB");

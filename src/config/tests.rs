@@ -27,6 +27,7 @@ const EVERYTHING: Needs = Needs {
     teleport: true,
     elasticsearch: true,
     storage: true,
+    state: true,
 };
 
 /// The least that suffices for every command.
@@ -608,6 +609,7 @@ start-time = 2026-01-31T08:00:00.9+01:00
 concurrency = 8
 grace-period = "0s"
 dead-letter-bytes = 1048576
+state-name = "x"
 blocked-bytes = 0
 log-level = "info,h2=warn"
 log-format = "json"
@@ -668,6 +670,10 @@ show-payloads = true
         cluster: None,
         storage: Some(
             "/var/lib/x",
+        ),
+        state: Sqlite,
+        state_name: Some(
+            "x",
         ),
         poll_interval: 10s,
         stalled_after: 300s,
@@ -887,6 +893,7 @@ fn what_is_shown_is_what_is_in_effect() {
     let shown = gate.good().show();
     insta::assert_snapshot!(gate.cleaned(&shown), @r#"
     storage = "/var/lib/x"  # DIR/config.toml:2
+    state = "sqlite"  # default
     dead-letter-bytes = "1GiB"  # default
     blocked-bytes = "1GiB"  # default
     grace-period = "30s"  # default
@@ -1016,4 +1023,34 @@ fn the_example_names_every_key_with_its_default() {
         let path = format!("{table}.{name}");
         assert!(keys::find(path.trim_start_matches('.')).is_some(), "{path}");
     }
+}
+
+#[test]
+fn a_state_in_elasticsearch_needs_a_name_and_no_storage() {
+    let needs = Needs {
+        state: true,
+        ..Needs::default()
+    };
+    let resolved = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let raw = collect(Some(file.path()), Vec::new(), Vec::new()).unwrap();
+        let place = file.path().display().to_string();
+        let resolved =
+            Config::resolve(raw, needs).map(|(config, _)| (config.state, config.state_name));
+        resolved.map_err(|wrong| wrong.to_string().replace(&place, "FILE"))
+    };
+    let hosts = "[forward.elasticsearch]\nhosts = [\"http://127.0.0.1:9200\"]\n";
+    let named = format!("state = \"elasticsearch\"\nstate-name = \"a.b-c_1\"\n{hosts}");
+    let name = Some("a.b-c_1".to_owned());
+    assert_eq!(resolved(&named), Ok((StateHome::Elasticsearch, name)));
+    insta::assert_snapshot!(
+        resolved(&format!("state = \"elasticsearch\"\n{hosts}")).unwrap_err(),
+        @r#"state-name is not set: name the state, or give teleport, from which its name comes (or --state-name, or EVENT_INDEXER_STATE_NAME)"#
+    );
+    insta::assert_snapshot!(resolved("state = \"disk\"\nstate-name = \"a/b\"").unwrap_err(), @r#"
+    FILE:1: state = "disk": must be sqlite or elasticsearch
+    FILE:2: state-name = "a/b": must be at most 100 letters, digits, dots, dashes and underscores
+    storage is not set: name a directory for the state file (or --storage, or EVENT_INDEXER_STORAGE)
+    "#);
 }

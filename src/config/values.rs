@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, Utc};
 
+use super::StateHome;
 use super::event_filter::TypeSet;
 use super::quantity::{bytes_text, duration_text, parse_bytes, parse_duration};
 use super::sources::Value;
@@ -30,6 +31,26 @@ pub(super) fn path(value: &Value) -> Result<PathBuf, Problem> {
         return Err("must be a whole path: nobody replaces the ~ here".to_owned());
     }
     Ok(PathBuf::from(text))
+}
+
+/// Where a state lies.
+pub(super) fn state_home(value: &Value) -> Result<StateHome, Problem> {
+    match text(value).as_deref() {
+        Ok("sqlite") => Ok(StateHome::Sqlite),
+        Ok("elasticsearch") => Ok(StateHome::Elasticsearch),
+        _ => Err("must be sqlite or elasticsearch".to_owned()),
+    }
+}
+
+/// A name that is part of documents' ids.
+pub(super) fn state_name(value: &Value) -> Result<String, Problem> {
+    let name = text(value)?;
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.len() <= 100 && name.chars().all(is_good) {
+        Ok(name)
+    } else {
+        Err("must be at most 100 letters, digits, dots, dashes and underscores".to_owned())
+    }
 }
 
 /// Texts between commas, or an array; blanks around them do not count.

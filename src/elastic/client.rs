@@ -25,7 +25,6 @@ use serde_json::Value;
 
 use crate::config::{ElasticsearchConfig, HostUrl};
 use crate::elastic::assets::Version;
-use crate::elastic::work;
 
 pub use self::error::{ClientError, ErrorAnswer, ServerError};
 
@@ -166,6 +165,14 @@ impl Client {
         Err(ClientError::NoHost(failures))
     }
 
+    /// Whoever asks next asks another host, if there is one: for somebody who has waited for this one
+    /// for less than its time limit.
+    pub fn turn_to_the_next_host(&self) {
+        let (hosts, current) = (self.0.config.hosts.len(), &self.0.current);
+        let next = (current.load(Ordering::Relaxed) + 1) % hosts;
+        current.store(next, Ordering::Relaxed);
+    }
+
     /// The address of the host that is in use, for messages.
     pub fn address(&self) -> &str {
         self.0.config.hosts[self.0.current.load(Ordering::Relaxed)].as_str()
@@ -246,12 +253,16 @@ impl Client {
         Ok(!lacking.index.is_empty())
     }
 
-    /// The privileges to share backfills that these credentials lack.
+    /// Those of some privileges on an index that these credentials lack.
     ///
     /// # Errors
     /// If there is no answer, or one that says nothing about privileges.
-    pub async fn lacks_work(&self) -> Result<Vec<&'static str>, ClientError> {
-        let lacking = self.lacks(&[], work::INDEX, work::PRIVILEGES).await?;
+    pub async fn lacks_on(
+        &self,
+        index: &str,
+        privileges: &[&'static str],
+    ) -> Result<Vec<&'static str>, ClientError> {
+        let lacking = self.lacks(&[], index, privileges).await?;
         Ok(lacking.index)
     }
 

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use super::assets::{
     Answer, Difference, InstallError, Method, Outcome, Request, exchange, failure,
 };
-use crate::elastic::work;
+use crate::elastic::{dead_letters, work};
 use crate::secret::Secret;
 
 pub use role::Rights;
@@ -195,7 +195,12 @@ impl Wanted {
             && self.rights == Rights::Writer
             && let Some(indices) = role["indices"].as_array_mut()
         {
-            indices.push(json!({"names": [work::INDEX], "privileges": work::PRIVILEGES}));
+            for (name, privileges) in [
+                (work::INDEX, work::PRIVILEGES),
+                (dead_letters::INDEX, dead_letters::PRIVILEGES),
+            ] {
+                indices.push(json!({"names": [name], "privileges": privileges}));
+            }
         }
         role
     }

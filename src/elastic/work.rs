@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::time::sleep;
@@ -21,12 +22,13 @@ use super::client::{Answer as HttpAnswer, Body, Client, ClientError, ErrorAnswer
 use crate::output::Chain;
 use crate::share::worker::{Answer, Request};
 use crate::share::{Listing, Piece, PieceState, Share, ShareState, Tally, Version};
+use crate::telemetry::Reason;
 
 /// Its name, and that of its template.
 pub const INDEX: &str = "teleport-event-indexer-work";
 
-/// What is needed on it.
-pub const PRIVILEGES: &[&str] = &["read", "index", "auto_configure"];
+/// What is needed on it; `delete` for what a state does not need any more.
+pub const PRIVILEGES: &[&str] = &["read", "index", "delete", "auto_configure"];
 
 /// Pieces that are shown at once: all with a lease, and some of the open ones to choose from.
 const SHOWN: usize = 500;
@@ -48,8 +50,13 @@ pub enum WorkError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The template is missing.
-    #[error("the index template {INDEX} is not in Elasticsearch at {0}")]
-    NoTemplate(String),
+    #[error("the index template {index} is not in Elasticsearch at {address}")]
+    NoTemplate {
+        /// Its name.
+        index: &'static str,
+        /// Where it is not.
+        address: String,
+    },
     /// A privilege is missing.
     #[error("Elasticsearch does not let this user {doing} {INDEX}: {error}")]
     Forbidden {
@@ -76,12 +83,27 @@ impl WorkError {
     pub fn mend(&self) -> Option<&'static str> {
         match self {
             Self::Client(failed) => failed.mend(),
-            Self::NoTemplate(_) => Some("run `teleport-event-indexer install --work` first"),
+            Self::NoTemplate { .. } => Some("run `teleport-event-indexer install --work` first"),
             Self::Forbidden { .. } => Some(
-                "give `read`, `index` and `auto_configure` on it, as `install --work \
+                "give `read`, `index`, `delete` and `auto_configure` on it, as `install --work \
                  --create-role` does",
             ),
-            Self::Refused { .. } | Self::Unexpected(_) => None,
+            Self::Refused { error, .. } => error.is_block().then_some(UNBLOCK),
+            Self::Unexpected(_) => None,
+        }
+    }
+
+    /// What to count it as.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Client(_) => Reason::Unreachable,
+            Self::Forbidden { .. } => Reason::Denied,
+            Self::Refused { error, .. } => match error.status {
+                401 => Reason::Credentials,
+                429 | 503 => Reason::Overloaded,
+                _ => Reason::Other,
+            },
+            Self::NoTemplate { .. } | Self::Unexpected(_) => Reason::Other,
         }
     }
 
@@ -92,13 +114,17 @@ impl WorkError {
             Self::Refused { error, .. } => {
                 matches!(error.status, 401 | 408 | 429 | 500..=599)
             }
-            Self::NoTemplate(_) | Self::Forbidden { .. } | Self::Unexpected(_) => false,
+            Self::NoTemplate { .. } | Self::Forbidden { .. } | Self::Unexpected(_) => false,
         }
     }
 }
 
-const READ: &str = "read";
-const WRITE: &str = "write to";
+/// What to do about a block.
+pub(super) const UNBLOCK: &str =
+    "set its `index.blocks.…` to null, and free disk space if Elasticsearch has set it";
+
+pub(super) const READ: &str = "read";
+pub(super) const WRITE: &str = "write to";
 
 #[derive(Deserialize)]
 struct Document<T> {
@@ -108,6 +134,69 @@ struct Document<T> {
     primary_term: u64,
     #[serde(rename = "_source")]
     source: T,
+}
+
+/// Refuses to go on where the template of this index is known to be missing.
+pub(super) async fn demand_template(client: &Client, index: &'static str) -> Result<(), WorkError> {
+    let path = format!("/_index_template/{index}?filter_path=index_templates.name");
+    let answer = client.request(Method::Get, &path, Body::Empty).await?;
+    if answer.status == 404 {
+        let address = client.address().to_owned();
+        return Err(WorkError::NoTemplate { index, address });
+    }
+    // Who may not look learns it from the first write.
+    Ok(())
+}
+
+/// A document as it is at this moment; `None` if it is not there.
+pub(super) async fn get<T: DeserializeOwned>(
+    client: &Client,
+    id: &str,
+) -> Result<Option<(T, Version)>, WorkError> {
+    let path = format!("/{INDEX}/_doc/{}", percent_encoded(id));
+    let answer = client.request(Method::Get, &path, Body::Empty).await?;
+    // A proxy before it says the same of what it cannot reach.
+    if answer.status == 404 && answer.is_elasticsearch {
+        return Ok(None);
+    }
+    demand(&answer, READ)?;
+    let document: Document<T> = parse(&answer.body, READ)?;
+    let version = Version {
+        seq_no: document.seq_no,
+        primary_term: document.primary_term,
+    };
+    Ok(Some((document.source, version)))
+}
+
+/// Writes a document. `None`: there is a newer version, or one at all.
+pub(super) async fn put(
+    client: &Client,
+    id: &str,
+    body: Vec<u8>,
+    over: Option<Version>,
+) -> Result<Option<Version>, WorkError> {
+    let id = percent_encoded(id);
+    let path = match over {
+        None => format!("/{INDEX}/_create/{id}"),
+        Some(Version {
+            seq_no,
+            primary_term,
+        }) => format!("/{INDEX}/_doc/{id}?if_seq_no={seq_no}&if_primary_term={primary_term}"),
+    };
+    let body = Body::Json(Bytes::from(body));
+    let answer = client.request(Method::Put, &path, body).await?;
+    if answer.status == 409 {
+        return Ok(None);
+    }
+    demand(&answer, WRITE)?;
+    let Written {
+        seq_no,
+        primary_term,
+    } = parse(&answer.body, WRITE)?;
+    Ok(Some(Version {
+        seq_no,
+        primary_term,
+    }))
 }
 
 #[derive(Deserialize)]
@@ -133,13 +222,7 @@ impl Work {
     /// # Errors
     /// If it is missing, or there is no answer.
     pub async fn demand_template(&self) -> Result<(), WorkError> {
-        let path = format!("/_index_template/{INDEX}?filter_path=index_templates.name");
-        let answer = self.client.request(Method::Get, &path, Body::Empty).await?;
-        if answer.status == 404 {
-            return Err(WorkError::NoTemplate(self.client.address().to_owned()));
-        }
-        // Who may not look learns it from the first write.
-        Ok(())
+        demand_template(&self.client, INDEX).await
     }
 
     /// The document of the share itself, as it is now.
@@ -147,22 +230,7 @@ impl Work {
     /// # Errors
     /// If Elasticsearch does not say.
     pub async fn share(&self) -> Result<Option<(Share, Version)>, WorkError> {
-        let path = format!("/{INDEX}/_doc/{}", percent_encoded(&self.share));
-        let answer = self.client.request(Method::Get, &path, Body::Empty).await?;
-        if answer.status == 404 {
-            return Ok(None);
-        }
-        demand(&answer, READ)?;
-        let Document {
-            seq_no,
-            primary_term,
-            source,
-        } = parse(&answer.body, READ)?;
-        let version = Version {
-            seq_no,
-            primary_term,
-        };
-        Ok(Some((source, version)))
+        get(&self.client, &self.share).await
     }
 
     /// Writes the document of the share; whether it was written, and nobody was faster.
@@ -175,7 +243,7 @@ impl Work {
         over: Option<Version>,
     ) -> Result<bool, WorkError> {
         let body = serde_json::to_vec(share).expect("a share is JSON");
-        Ok(self.write(&self.share, body, over).await?.is_some())
+        Ok(put(&self.client, &self.share, body, over).await?.is_some())
     }
 
     /// Makes pieces; those that are there already stay as they are.
@@ -222,7 +290,7 @@ impl Work {
             Request::Look(id) => self.look(id).await,
             Request::Write { id, piece, over } => {
                 let body = serde_json::to_vec(piece).expect("a piece is JSON");
-                let written = self.write(id, body, *over).await;
+                let written = put(&self.client, id, body, *over).await;
                 written.map(|written| written.map_or(Answer::Conflict, Answer::Written))
             }
         };
@@ -244,49 +312,11 @@ impl Work {
     }
 
     async fn look(&self, id: &str) -> Result<Answer, WorkError> {
-        let path = format!("/{INDEX}/_doc/{}", percent_encoded(id));
-        let answer = self.client.request(Method::Get, &path, Body::Empty).await?;
-        if answer.status == 404 {
-            return Ok(Answer::Missing);
-        }
-        demand(&answer, READ)?;
-        let document: Document<Piece> = parse(&answer.body, READ)?;
-        let version = Version {
-            seq_no: document.seq_no,
-            primary_term: document.primary_term,
-        };
-        Ok(Answer::Found(Box::new(document.source), version))
-    }
-
-    /// `None`: there is a newer version, or one at all.
-    async fn write(
-        &self,
-        id: &str,
-        body: Vec<u8>,
-        over: Option<Version>,
-    ) -> Result<Option<Version>, WorkError> {
-        let id = percent_encoded(id);
-        let path = match over {
-            None => format!("/{INDEX}/_create/{id}"),
-            Some(Version {
-                seq_no,
-                primary_term,
-            }) => format!("/{INDEX}/_doc/{id}?if_seq_no={seq_no}&if_primary_term={primary_term}"),
-        };
-        let body = Body::Json(Bytes::from(body));
-        let answer = self.client.request(Method::Put, &path, body).await?;
-        if answer.status == 409 {
-            return Ok(None);
-        }
-        demand(&answer, WRITE)?;
-        let Written {
-            seq_no,
-            primary_term,
-        } = parse(&answer.body, WRITE)?;
-        Ok(Some(Version {
-            seq_no,
-            primary_term,
-        }))
+        let found = get(&self.client, id).await?;
+        Ok(match found {
+            Some((piece, version)) => Answer::Found(Box::new(piece), version),
+            None => Answer::Missing,
+        })
     }
 
     /// The share's pieces, as a search shows them.
@@ -400,7 +430,7 @@ impl Work {
                     piece.owner = None;
                     piece.state = PieceState::Stopped;
                     let body = serde_json::to_vec(&piece).expect("a piece is JSON");
-                    self.write(&id, body, Some(version)).await?;
+                    put(&self.client, &id, body, Some(version)).await?;
                 }
             }
             if listing.cancelled && listing.n_leased == 0 {
@@ -434,11 +464,11 @@ struct Hit {
     source: Piece,
 }
 
-fn demand(answer: &HttpAnswer, doing: &'static str) -> Result<(), WorkError> {
+pub(super) fn demand(answer: &HttpAnswer, doing: &'static str) -> Result<(), WorkError> {
     let error = || ErrorAnswer::read(answer);
     match answer.status {
         200..=299 => Ok(()),
-        403 => Err(WorkError::Forbidden {
+        403 if !error().is_block() => Err(WorkError::Forbidden {
             doing,
             error: error(),
         }),
@@ -449,6 +479,9 @@ fn demand(answer: &HttpAnswer, doing: &'static str) -> Result<(), WorkError> {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], doing: &'static str) -> Result<T, WorkError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
+    doing: &'static str,
+) -> Result<T, WorkError> {
     serde_json::from_slice(body).map_err(|_| WorkError::Unexpected(doing))
 }

@@ -83,6 +83,12 @@ impl Health {
             ("Teleport", &stats.teleport),
             ("Elasticsearch", &stats.elasticsearch),
         ];
+        if stats.lead.is_waiting() {
+            // It does its work, which is to wait; only this end tells it when to begin.
+            let (name, end) = ends[1];
+            let troubles = of_end(name, end, now_ms).into_iter().collect();
+            return Self { troubles };
+        }
         let mut troubles: Vec<_> = ends
             .into_iter()
             .filter_map(|(name, end)| of_end(name, end, now_ms))
@@ -187,6 +193,9 @@ pub(super) fn sentence(
             _ if complete.is_empty() => format!("Held up: {trouble}."),
             _ => format!("Held up, {complete}: {trouble}."),
         };
+    }
+    if stats.lead.is_waiting() {
+        return "Standing by: another process leads.".to_owned();
     }
     let Some(lag) = stats.lag(now_ms) else {
         return "Starting: nothing has been committed yet.".to_owned();

@@ -149,6 +149,13 @@ pub static METRICS: &[Metric] = &[
         |f, to| to.one(f64::from(f.health.is_stalled())),
     ),
     metric(
+        "event_indexer_leading",
+        Gauge,
+        "",
+        "Where the state lies in Elasticsearch: 1 if this process leads, 0 if it stands by.",
+        |f, to| to.one(f.stats.lead.as_gauge()),
+    ),
+    metric(
         "event_indexer_end_up",
         Gauge,
         ENDS,
@@ -466,13 +473,6 @@ pub static METRICS: &[Metric] = &[
     ),
 ];
 
-impl Metric {
-    /// It is about the process, however many clusters it follows.
-    fn is_of_process(&self) -> bool {
-        self.name.starts_with("process_") || self.name == "event_indexer_build_info"
-    }
-}
-
 /// All metrics as Prometheus reads them, text format 0.0.4; there are facts of each cluster.
 pub(super) fn render(facts: &[Facts<'_>]) -> String {
     let mut text = String::with_capacity(8 << 10);
@@ -480,8 +480,9 @@ pub(super) fn render(facts: &[Facts<'_>]) -> String {
         let (name, kind) = (metric.name, metric.kind.as_str());
         writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", metric.help)
             .expect("a text takes all");
+        // It is about the process, however many clusters it follows.
+        let is_of_process = name.starts_with("process_") || name == "event_indexer_build_info";
         for facts in facts {
-            let is_of_process = metric.is_of_process();
             let mut samples = Samples {
                 text: &mut text,
                 name,

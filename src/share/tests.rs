@@ -293,6 +293,11 @@ impl World {
                         self.at(then, Event::Answer(n, number));
                     }
                 }
+                // Whoever hangs does not even hear of it.
+                Event::Answer(n, number) if now < self.processes[n].hangs_until => {
+                    let then = self.processes[n].hangs_until;
+                    self.at(then, Event::Answer(n, number));
+                }
                 Event::Answer(n, number) => {
                     let answer = self.answers.remove(&number).unwrap_or(Answer::Unknown);
                     let process = &mut self.processes[n];

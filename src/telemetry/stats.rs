@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::reason::{Counts, GAP_REASONS};
-use super::{End, Reason};
+use super::{End, Lead, Reason};
 use crate::event::AuditEvent;
 
 /// Counters of one run, since the process started. Cheap to write, read by progress bars, the
@@ -71,6 +71,8 @@ pub struct Stats {
     pub request_bytes: AtomicU64,
     /// Documents that were sent once more, as what hindered them passes by itself.
     pub retried: AtomicU64,
+    /// Whether this process leads, where several may.
+    pub lead: Lead,
     /// How Teleport answers.
     pub teleport: End,
     /// How Elasticsearch answers.

@@ -59,7 +59,7 @@ fn help() {
       verify        Compare Teleport with Elasticsearch, document by document; beside a daemon
       status        Say how far the audit log is indexed, and what is missing
       dead-letters  Look after documents that Elasticsearch refused
-      state         Back up or reset the state file
+      state         Back up, reset or move the state
       check         Prove the configuration and both ends before anything runs
       demo          Show it all on this machine: invented events, stand-ins for both ends
       completions   Print completions for a shell

@@ -83,11 +83,11 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
     refused(&first, &args, 1, &missing);
     let said = install(&server, &["--work"]);
     assert!(said.contains("index template teleport-event-indexer-work: created\n"));
-    let hint = "hint: give `read`, `index` and `auto_configure` on it, as `install --work \
-                --create-role` does";
+    let hint = "hint: give `read`, `index`, `delete` and `auto_configure` on it, as `install \
+                --work --create-role` does";
     refused(&first, &args, 1, hint);
     let warned = first.spawn(&["check"]).wait().stdout;
-    let lacks = "warn  the user lacks read and index and auto_configure on \
+    let lacks = "warn  the user lacks read and index and delete and auto_configure on \
                  teleport-event-indexer-work";
     assert!(warned.contains(lacks), "{warned}");
     install(&server, &["--work", "--create-role"]);

@@ -6,10 +6,10 @@ use super::{Fault, Finding, stopped};
 use crate::commands::install::{self, send};
 use crate::commands::old_days;
 use crate::commands::transfer::{Patience, reach_elasticsearch};
-use crate::config::{Config, ElasticsearchConfig, OldDays};
+use crate::config::{Config, ElasticsearchConfig, OldDays, StateHome};
 use crate::elastic::assets::{self, Asset, InstallError, Note, Retention, Settings, State, Step};
 use crate::elastic::client::{Client, Server};
-use crate::elastic::work;
+use crate::elastic::{dead_letters, work};
 use crate::shutdown::Shutdown;
 
 /// Clocks that are no further apart agree: asking takes some time, too.
@@ -33,6 +33,9 @@ pub(super) async fn findings(config: &Config, shutdown: &Shutdown) -> Vec<Findin
     findings.extend(installed(&client, server, &settings).await);
     findings.push(applying(&client, elasticsearch, &settings).await);
     findings.extend(sharing(&client, server).await);
+    if config.state != StateHome::Sqlite {
+        findings.extend(state_indices(&client, server).await);
+    }
     findings.extend(
         days(
             &client,
@@ -155,7 +158,7 @@ async fn sharing(client: &Client, server: Server) -> Option<Finding> {
     if step.state == State::Absent {
         return None;
     }
-    let lacking = client.lacks_work().await.ok()?;
+    let lacking = client.lacks_on(work::INDEX, work::PRIVILEGES).await.ok()?;
     if lacking.is_empty() {
         return Some(Ok("privileges to share backfills".into()));
     }
@@ -163,6 +166,38 @@ async fn sharing(client: &Client, server: Server) -> Option<Finding> {
     let what = format!("the user lacks {lacks} on {}", work::INDEX);
     let mend = "`install --work --create-role` gives them; only `backfill --share` needs them";
     Some(Err(Fault::new(what, mend).harmless()))
+}
+
+/// What a state in Elasticsearch lies in: its templates, and whether this user may write it.
+async fn state_indices(client: &Client, server: Server) -> Vec<Finding> {
+    const MEND: &str = "run `teleport-event-indexer install --work`";
+    let mut findings = Vec::new();
+    // Who may not look has been told of above.
+    if let Ok(plan) = install::work_plan(client, server).await {
+        let missing = plan.steps.iter().filter(|step| step.state == State::Absent);
+        for step in missing {
+            findings.push(Err(Fault::new(format!("{step}: missing"), MEND)));
+        }
+    }
+    for (index, privileges) in [
+        (work::INDEX, work::PRIVILEGES),
+        (dead_letters::INDEX, dead_letters::PRIVILEGES),
+    ] {
+        let lacking = match client.lacks_on(index, privileges).await {
+            Ok(lacking) => lacking,
+            Err(failed) => return vec![Err(failed.into())],
+        };
+        findings.push(if lacking.is_empty() {
+            Ok(format!("privileges on {index}"))
+        } else {
+            let what = format!("the user lacks {} on {index}", lacking.join(" and "));
+            Err(Fault::new(
+                what,
+                "`install --work --create-role` gives them",
+            ))
+        });
+    }
+    findings
 }
 
 /// How long days are kept, and whether a first start would begin with days that are not.

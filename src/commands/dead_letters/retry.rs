@@ -38,7 +38,7 @@ struct Fates {
 /// does no harm: what both send has one id, and what both drop is gone.
 pub(super) async fn retry(
     config: &Config,
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     filter: &DeadLetterFilter,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
@@ -55,7 +55,7 @@ pub(super) async fn retry(
     let cluster = checkpoint.summary()?.cluster.unwrap_or_default();
     let mut sender = Sender {
         sink: Arc::new(Bulk::new(client, gzip, bytes)),
-        checkpoint: Arc::new(checkpoint),
+        checkpoint,
         limits: BatchLimits {
             bytes: elasticsearch.batch_bytes,
             documents: elasticsearch.batch_documents,

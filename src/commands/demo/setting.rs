@@ -93,6 +93,7 @@ impl Setting<'_> {
             teleport: true,
             elasticsearch: true,
             storage: true,
+            ..Needs::default()
         };
         let raw = sources::collect(None, std::env::vars_os(), flags)?;
         let (config, _) =

@@ -110,6 +110,7 @@ impl PieceWork {
             reading,
             stats: stats.clone(),
             reload: None,
+            lease: None,
         };
         let (client, token) = (self.client.clone(), stop.clone());
         let began = Instant::now();

@@ -28,7 +28,7 @@ use crate::commands::transfer::beside;
 use crate::commands::{Exit, Failure};
 use crate::config::Config;
 use crate::config::clusters::CLUSTER_FLAG;
-use crate::observer::{Observer, Observers};
+use crate::observer::{Observer, Observers, Place};
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::unless_stopped;
 use crate::shutdown::{Reload, Shutdown};
@@ -160,9 +160,10 @@ struct Cluster {
 impl Cluster {
     fn new(config: Config, reload: &Reload, room: &Room, exit_on_last_event: bool) -> Self {
         let stats = Arc::new(Stats::default());
-        let storage = config.storage.as_deref().expect("the command needs it");
+        let storage = config.storage.clone().expect("the command needs it");
+        let place = Place::Storage(storage);
         let name = config.cluster.clone().expect("each has a table");
-        let observer = observe(Some(&name), &config, storage, &stats);
+        let observer = observe(Some(&name), &config, place, &stats);
         Self {
             name,
             config,
@@ -206,15 +207,19 @@ impl Cluster {
 
     async fn follow_once(&self, stop: &CancellationToken) -> Result<Exit, Failure> {
         let (checkpoint, _lock) = open(&self.config, false)?;
-        let order = Order {
-            exit_on_last_event: self.exit_on_last_event,
-            dry_run: false,
-            left_off: None,
-            new_position: None,
-        };
+        let order = Order::only(self.exit_on_last_event);
         let (config, stats) = (self.config.clone(), self.stats.clone());
         let (reload, room) = (self.reload.clone(), self.room.clone());
-        follow(config, checkpoint, stats, reload, room, order, stop).await
+        follow(
+            config,
+            Arc::new(checkpoint),
+            stats,
+            reload,
+            room,
+            order,
+            stop,
+        )
+        .await
     }
 }
 

@@ -392,6 +392,13 @@ impl ErrorAnswer {
     }
 }
 
+impl ErrorAnswer {
+    /// The index, or the cluster, takes this from nobody.
+    pub fn is_block(&self) -> bool {
+        self.error_type == "cluster_block_exception"
+    }
+}
+
 impl fmt::Display for ErrorAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "status {}", self.status)?;

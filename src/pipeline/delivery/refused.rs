@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::{Delivered, Delivery, Refusal};
+use super::{Delivered, Delivery, Fault, Refusal};
 use crate::checkpoint::{DeadLetter, DeadLetterError, DocumentForm};
 use crate::document::safe_form::{self, Original};
 use crate::output::Chain;
@@ -30,36 +30,20 @@ impl<K: Sink> Delivery<K> {
         let letters = Arc::new(letters);
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
-            let (checkpoint, kept) = (self.checkpoint.clone(), letters.clone());
-            let (run, cap) = (self.run, self.dead_letter_bytes);
-            let stored = tokio::task::spawn_blocking(move || {
-                checkpoint.insert_dead_letters(run, &kept, cap).map(drop)
-            })
-            .await
-            .expect("storing dead letters does not panic");
-            match stored {
-                Ok(()) => break,
-                Err(failed) => {
-                    let failure = backoff.failed();
-                    let pause = failure.wait;
-                    let mend = match failed {
-                        DeadLetterError::Full { .. } => {
-                            "find out why they were refused, then raise dead-letter-bytes"
-                        }
-                        _ => "see to the storage directory",
-                    };
-                    if failure.is_worth_a_line {
-                        error!(
-                            documents = letters.len(),
-                            ?pause,
-                            mend,
-                            "cannot keep dead letters, nothing is lost, holding: {}",
-                            Chain(&failed)
-                        );
-                    }
-                    sleep(pause).await;
-                }
+            let Err(Fault { what, mend, .. }) = self.try_to_keep(&letters).await else {
+                break;
+            };
+            let failure = backoff.failed();
+            let pause = failure.wait;
+            if failure.is_worth_a_line {
+                error!(
+                    documents = letters.len(),
+                    ?pause,
+                    mend,
+                    "cannot keep dead letters, nothing is lost, holding: {what}"
+                );
             }
+            sleep(pause).await;
         }
         if let Some(after) = backoff.lasting() {
             info!(?after, "dead letters can be kept again");
@@ -77,8 +61,31 @@ impl<K: Sink> Delivery<K> {
             index = first.index_name,
             event_type = first.event_type,
             error_type = first.error_type,
-            "dead letter: kept in the state file with the reason"
+            "dead letter: kept with the reason"
         );
+    }
+
+    async fn try_to_keep(&self, letters: &Arc<Vec<DeadLetter>>) -> Result<(), Fault> {
+        if let Some(kept) = self.sink.keep(letters, self.dead_letter_bytes).await {
+            return kept;
+        }
+        let (checkpoint, kept) = (self.checkpoint.clone(), letters.clone());
+        let (run, cap) = (self.run, self.dead_letter_bytes);
+        let stored = tokio::task::spawn_blocking(move || {
+            checkpoint.insert_dead_letters(run, &kept, cap).map(drop)
+        });
+        let stored = stored.await.expect("storing dead letters does not panic");
+        stored.map_err(|failed| Fault {
+            what: Chain(&failed).to_string(),
+            mend: match failed {
+                DeadLetterError::Full { .. } => {
+                    "find out why they were refused, then raise dead-letter-bytes"
+                }
+                DeadLetterError::Checkpoint(_) => "see to the storage directory",
+            }
+            .to_owned(),
+            ..Fault::default()
+        })
     }
 }
 

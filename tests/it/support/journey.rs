@@ -126,6 +126,18 @@ impl<'a> Journey<'a> {
         total.as_u64().unwrap_or(0)
     }
 
+    /// How many documents there are; 0 while an index is on its way.
+    pub(crate) fn count(&self) -> u64 {
+        let ask = |method: &str, what: &str| {
+            let path = format!("/{}/{what}", self.indices());
+            self.elasticsearch.request(method, &path, &Value::Null)
+        };
+        ask("POST", "_refresh");
+        let counted = ask("GET", "_count");
+        let count = (counted.status == 200).then(|| counted.json()["count"].as_u64());
+        count.flatten().unwrap_or(0)
+    }
+
     /// Waits until so many documents were created since the node's start.
     ///
     /// # Panics

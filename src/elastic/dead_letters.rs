@@ -1,0 +1,386 @@
+//! Dead letters in an index, for a daemon whose state lies in Elasticsearch, too.
+//!
+//! Each is a document of its own, found by what is told of it; what was refused is not looked into by
+//! Elasticsearch, so that it cannot be refused again. One that is large lies in parts, none of
+//! them larger than a request that any server takes. The first part is written last: a letter
+//! that is there is there as a whole.
+//!
+//! One that has left a gap in the log is not deleted when it has settled, but marked, so that
+//! whoever leads closes the gap, which is part of the state, and then deletes it.
+
+mod packed;
+mod settled;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::packed::{PART, pack, unpack};
+pub use self::settled::Settled;
+use super::client::{Answer, Body, Client, ClientError, ErrorAnswer, Method};
+use super::work::UNBLOCK;
+use crate::checkpoint::{DeadLetter, DeadLetterSummary, DocumentForm};
+
+/// Its name, and that of its template.
+pub const INDEX: &str = "teleport-event-indexer-dead-letter";
+
+/// What is needed on it.
+pub const PRIVILEGES: &[&str] = &["read", "index", "delete", "auto_configure"];
+
+/// Letters of one page: with the largest first parts, 16 MiB.
+const PAGE: usize = 30;
+
+/// The dead letters of one state.
+#[derive(Clone, Debug)]
+pub struct DeadLetterIndex {
+    client: Client,
+    state: String,
+}
+
+/// Why the index cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterIndexError {
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A refusal.
+    #[error("Elasticsearch does not {doing} {INDEX}: {error}")]
+    Refused {
+        /// Read or write.
+        doing: &'static str,
+        /// The server's words.
+        error: ErrorAnswer,
+    },
+    /// An answer that is none, or a document that is none of ours.
+    #[error("Elasticsearch gave an answer without the expected content when asked to {0} {INDEX}")]
+    Unexpected(&'static str),
+    /// It holds as much as it may.
+    #[error(
+        "the dead-letter index is full: {bytes} bytes with the documents that were just refused, \
+         {cap_bytes} are allowed; look at it with `dead-letters list`, then retry or drop documents"
+    )]
+    Full {
+        /// What it would have held.
+        bytes: u64,
+        /// What it may hold.
+        cap_bytes: u64,
+    },
+}
+
+impl DeadLetterIndexError {
+    /// What somebody can do about it.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Client(failed) => failed.mend(),
+            Self::Refused { error, .. } if error.is_block() => Some(UNBLOCK),
+            Self::Refused { error, .. } if error.status == 403 => Some(
+                "give `read`, `index`, `delete` and `auto_configure` on it, as `install --work \
+                 --create-role` does",
+            ),
+            Self::Full { .. } => {
+                Some("find out why they were refused, then raise dead-letter-bytes")
+            }
+            Self::Refused { .. } | Self::Unexpected(_) => None,
+        }
+    }
+}
+
+const READ: &str = "read";
+const WRITE: &str = "write to";
+
+/// The first part.
+#[derive(Serialize, Deserialize)]
+struct Letter {
+    state: String,
+    settled: bool,
+    document_id: String,
+    index_name: String,
+    event_type: String,
+    time_ms: Option<i64>,
+    form: String,
+    status: Option<u16>,
+    error_type: String,
+    reason: String,
+    first_seen_ms: i64,
+    /// As the cap counts them.
+    bytes: u64,
+    /// The document as it is, if it is a small text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
+    /// Else its first part: gzip, then base64; and how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    packed: Option<String>,
+    #[serde(default)]
+    parts: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Part {
+    packed: String,
+}
+
+/// Where a page of letters ends.
+#[derive(Clone, Debug)]
+pub struct Place(Value);
+
+impl DeadLetterIndex {
+    /// The dead letters of the state of this name.
+    pub fn new(client: Client, state: &str) -> Self {
+        Self {
+            client,
+            state: state.to_owned(),
+        }
+    }
+
+    fn id(&self, document_id: &str, index_name: &str) -> String {
+        format!("{}/{document_id}/{index_name}", self.state)
+    }
+
+    /// Stores letters. One that is there already, by id and index, is replaced, but keeps the time at
+    /// which it was first seen. What does not make the store larger is never too much for it.
+    ///
+    /// # Errors
+    /// If they would be more than `cap_bytes`, or Elasticsearch does not say that each is there.
+    pub async fn keep(
+        &self,
+        letters: &[DeadLetter],
+        cap_bytes: u64,
+    ) -> Result<(), DeadLetterIndexError> {
+        let known = self.known(letters).await?;
+        let is_new = |letter: &&DeadLetter| {
+            !known.contains_key(&self.id(&letter.document_id, &letter.index_name))
+        };
+        let more: u64 = letters.iter().filter(is_new).map(DeadLetter::bytes).sum();
+        let bytes = self.summary().await?.bytes + more;
+        if more > 0 && bytes > cap_bytes {
+            return Err(DeadLetterIndexError::Full { bytes, cap_bytes });
+        }
+        for letter in letters {
+            let id = self.id(&letter.document_id, &letter.index_name);
+            let first_seen_ms = known.get(&id).copied().unwrap_or(letter.first_seen_ms);
+            self.put(&id, letter, first_seen_ms.min(letter.first_seen_ms))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// When those of them that are there were first seen, by id.
+    async fn known(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<HashMap<String, i64>, DeadLetterIndexError> {
+        let ids = letters
+            .iter()
+            .map(|l| self.id(&l.document_id, &l.index_name));
+        let docs: Vec<_> = ids
+            .map(|id| json!({"_id": id, "_source": ["first_seen_ms", "settled"]}))
+            .collect();
+        let path = format!("/{INDEX}/_mget?filter_path=docs._id,docs._source,docs.error.type");
+        let query = json!({ "docs": docs });
+        let found = self.ask(Method::Post, &path, &query, READ).await?;
+        let docs = found["docs"].as_array().map_or(&[][..], Vec::as_slice);
+        let known = docs.iter().filter_map(|doc| {
+            let first_seen_ms = doc["_source"]["first_seen_ms"].as_i64()?;
+            let is_settled = doc["_source"]["settled"].as_bool()?;
+            let id = doc["_id"].as_str()?.to_owned();
+            (!is_settled).then_some((id, first_seen_ms))
+        });
+        Ok(known.collect())
+    }
+
+    async fn put(
+        &self,
+        id: &str,
+        letter: &DeadLetter,
+        first_seen_ms: i64,
+    ) -> Result<(), DeadLetterIndexError> {
+        let (document, packed) = match std::str::from_utf8(&letter.document) {
+            Ok(text) if letter.form == DocumentForm::Json && text.len() <= PART => {
+                (Some(text.to_owned()), Vec::new())
+            }
+            _ => (None, pack(&letter.document)),
+        };
+        for (number, packed) in packed.iter().enumerate().skip(1) {
+            let part = json!(Part {
+                packed: packed.clone()
+            });
+            self.write_one(&part_id(id, number), &part).await?;
+        }
+        let first = json!(Letter {
+            state: self.state.clone(),
+            settled: false,
+            document_id: letter.document_id.clone(),
+            index_name: letter.index_name.clone(),
+            event_type: letter.event_type.clone(),
+            time_ms: letter.time_ms,
+            form: letter.form.as_str().to_owned(),
+            status: letter.status,
+            error_type: letter.error_type.clone(),
+            reason: letter.reason.clone(),
+            first_seen_ms,
+            bytes: letter.bytes(),
+            document,
+            parts: packed.len(),
+            packed: packed.into_iter().next(),
+        });
+        self.write_one(id, &first).await
+    }
+
+    async fn write_one(&self, id: &str, document: &Value) -> Result<(), DeadLetterIndexError> {
+        let id = super::assets::percent_encoded(id);
+        let path = format!("/{INDEX}/_doc/{id}?filter_path=result");
+        self.ask(Method::Put, &path, document, WRITE)
+            .await
+            .map(drop)
+    }
+
+    /// Letters from a place on, in the order in which they came, and where the next page begins. What
+    /// was written in the last second may be missing.
+    ///
+    /// # Errors
+    /// If Elasticsearch does not say, or a document is none of ours.
+    pub async fn page(
+        &self,
+        from: Option<Place>,
+    ) -> Result<(Vec<DeadLetter>, Option<Place>), DeadLetterIndexError> {
+        let mut query = json!({
+            "size": PAGE,
+            "query": self.letters(false),
+            "sort": ["first_seen_ms", "document_id", "index_name"],
+        });
+        if let Some(Place(place)) = from {
+            query["search_after"] = place;
+        }
+        let path = format!("/{INDEX}/_search?ignore_unavailable=true");
+        let found = self.ask(Method::Post, &path, &query, READ).await?;
+        let hits = found["hits"]["hits"].as_array();
+        let hits = hits.ok_or(DeadLetterIndexError::Unexpected(READ))?;
+        let mut letters = Vec::new();
+        for hit in hits {
+            let id = hit["_id"].as_str().unwrap_or_default();
+            let letter = Letter::deserialize(&hit["_source"]);
+            let letter = letter.map_err(|_| DeadLetterIndexError::Unexpected(READ))?;
+            letters.extend(self.whole(id, letter).await?);
+        }
+        let next = hits.last().filter(|_| hits.len() == PAGE);
+        Ok((letters, next.map(|hit| Place(hit["sort"].clone()))))
+    }
+
+    /// `None`: it was deleted meanwhile.
+    async fn whole(
+        &self,
+        id: &str,
+        letter: Letter,
+    ) -> Result<Option<DeadLetter>, DeadLetterIndexError> {
+        let document = match (letter.document, letter.packed) {
+            (Some(text), _) => text.into_bytes(),
+            (None, Some(first)) => {
+                let mut parts = vec![first];
+                for number in 1..letter.parts {
+                    let id = super::assets::percent_encoded(&part_id(id, number));
+                    let path = format!("/{INDEX}/_doc/{id}");
+                    let answer = self.client.request(Method::Get, &path, Body::Empty).await?;
+                    if answer.status == 404 {
+                        return Ok(None);
+                    }
+                    let part = Part::deserialize(&read(&answer, READ)?["_source"]);
+                    let part = part.map_err(|_| DeadLetterIndexError::Unexpected(READ))?;
+                    parts.push(part.packed);
+                }
+                unpack(&parts).ok_or(DeadLetterIndexError::Unexpected(READ))?
+            }
+            (None, None) => Vec::new(),
+        };
+        let form = match letter.form.as_str() {
+            "json" => DocumentForm::Json,
+            _ => DocumentForm::Protobuf,
+        };
+        Ok(Some(DeadLetter {
+            document_id: letter.document_id,
+            index_name: letter.index_name,
+            event_type: letter.event_type,
+            time_ms: letter.time_ms,
+            document,
+            form,
+            status: letter.status,
+            error_type: letter.error_type,
+            reason: letter.reason,
+            first_seen_ms: letter.first_seen_ms,
+        }))
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// If Elasticsearch does not say.
+    pub async fn summary(&self) -> Result<DeadLetterSummary, DeadLetterIndexError> {
+        let query = json!({
+            "size": 0,
+            "track_total_hits": true,
+            "query": self.letters(false),
+            "aggs": {
+                "bytes": {"sum": {"field": "bytes"}},
+                "error_types": {"terms": {"field": "error_type", "size": 100}},
+            },
+        });
+        let path = format!("/{INDEX}/_search?ignore_unavailable=true");
+        let found = self.ask(Method::Post, &path, &query, READ).await?;
+        let sums = &found["aggregations"];
+        let buckets = sums["error_types"]["buckets"].as_array();
+        let by_error_type = buckets.into_iter().flatten().map(|bucket| {
+            let name = bucket["key"].as_str().unwrap_or_default().to_owned();
+            (name, bucket["doc_count"].as_u64().unwrap_or(0))
+        });
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a search sums in floating point; a count is whole, and saturates"
+        )]
+        let bytes = sums["bytes"]["value"].as_f64().unwrap_or_default() as u64;
+        Ok(DeadLetterSummary {
+            count: found["hits"]["total"]["value"].as_u64().unwrap_or(0),
+            bytes,
+            by_error_type: by_error_type.collect(),
+        })
+    }
+
+    fn letters(&self, settled: bool) -> Value {
+        json!({"bool": {"filter": [
+            {"term": {"state": self.state}},
+            {"term": {"settled": settled}},
+        ]}})
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        doing: &'static str,
+    ) -> Result<Value, DeadLetterIndexError> {
+        let body = Body::Json(body.to_string().into());
+        let answer = self.client.request(method, path, body).await?;
+        read(&answer, doing)
+    }
+}
+
+fn part_id(id: &str, number: usize) -> String {
+    match number {
+        0 => id.to_owned(),
+        number => format!("{id}/{number}"),
+    }
+}
+
+fn read(answer: &Answer, doing: &'static str) -> Result<Value, DeadLetterIndexError> {
+    match answer.status {
+        200..=299 => {}
+        // There is no such index yet.
+        404 if doing == READ => return Ok(Value::Null),
+        _ => {
+            let error = ErrorAnswer::read(answer);
+            return Err(DeadLetterIndexError::Refused { doing, error });
+        }
+    }
+    serde_json::from_slice(&answer.body).map_err(|_| DeadLetterIndexError::Unexpected(doing))
+}
