@@ -33,6 +33,7 @@ impl Written {
     /// # Errors
     /// If the file cannot be read.
     pub fn new(former: Option<&Path>, flags: Vec<FlagSetting>) -> Result<Self, FileError> {
+        let former_storage = former_storage(former)?;
         let mut raw = sources::translate(former, flags)?;
         let mut notes: Vec<String> = raw
             .warnings
@@ -44,14 +45,9 @@ impl Written {
             let is_small = || text.parse::<i64>().is_ok_and(|size| size < SMALL_PAGE);
             (key == &keys::BATCH && is_small()).then_some("so small a page makes searches slow")
         };
-        let mut former_storage = None;
         raw.settings.retain(|name, setting| {
             let text = toml(setting);
             if setting.key == &keys::STORAGE && setting.is_of_file() {
-                former_storage = match &setting.value {
-                    Value::Text(storage) => Some(storage.clone()),
-                    _ => None,
-                };
                 return false;
             }
             let dropped = is_dropped(setting.key, &text)
@@ -142,6 +138,16 @@ impl Written {
             .retain(|_, setting| !is_credential(setting.key));
         Config::resolve(self.raw, Needs::default()).map(|(_, warnings)| warnings)
     }
+}
+
+/// The event handler's storage: a flag that says where ours is does not hide it.
+fn former_storage(former: Option<&Path>) -> Result<Option<String>, FileError> {
+    let raw = sources::translate(former, Vec::new())?;
+    let setting = raw.settings.get(keys::STORAGE.name);
+    Ok(setting.and_then(|setting| match &setting.value {
+        Value::Text(storage) => Some(storage.clone()),
+        _ => None,
+    }))
 }
 
 /// A setting's value as a file has it: flags give texts alone.

@@ -278,13 +278,15 @@ refresh.enabled = true
     // Where the folder is, its place holds from everywhere.
     let storage = indexer.directory().join("storage");
     fs::create_dir(&storage).expect("a new folder");
-    let said = shown(&indexer, &[&args[..], &["--force"]].concat());
+    // Ours is another one.
+    let more = ["--storage=state", "--force"];
+    let said = shown(&indexer, &[&args[..], &more].concat());
     let storage = storage.canonicalize().expect("it is there");
     let unit = read(&indexer, "out/teleport-event-indexer.service");
     let flag = format!("--import-state \"{}\"", storage.display());
     assert!(unit.contains(&flag), "{unit} {said}");
     assert_snapshot!(settings(&read(&indexer, "out/config.toml")), @r#"
-    storage = "/var/lib/teleport-event-indexer"
+    storage = "state"
     types = ["user.login", "session.upload"]
     skip-session-types = ["print"]
     timeout = "10s"
