@@ -183,7 +183,7 @@ impl Observers {
         }
     }
 
-    /// How it stands, as [`picture`](super::picture) shows it.
+    /// How it stands, as [`picture`] shows it.
     pub fn picture(&self) -> Value {
         if !self.are_several {
             let run = self.runs.first().expect("there is a run");
