@@ -324,7 +324,7 @@ fn a_dead_letter_store_that_is_full() {
     assert_snapshot!(text.replace(id, "ID"), @r#"
     TIME ERROR cannot keep dead letters, nothing is lost, holding: the dead-letter store is full: 16116 bytes with the documents that were just refused, 12288 are allowed; look at it with `dead-letters list`, then retry or drop documents documents=2 pause=PAUSE mend="find out why they were refused, then raise dead-letter-bytes"
     TIME  INFO dead letters can be kept again after=AFTER
-    TIME  WARN dead letter: kept in the state file with the reason documents=2 first_id="ID" index="audit-events-TODAY" event_type="refused" error_type="document_parsing_exception"
+    TIME  WARN dead letter: kept with the reason documents=2 first_id="ID" index="audit-events-TODAY" event_type="refused" error_type="document_parsing_exception"
     done: 0 documents created, 0 were there already, 2 dead letters, 0 gaps
     "#);
 }

@@ -2,6 +2,7 @@
 //! memory that it has for indexing.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use serde_json::Value;
@@ -12,7 +13,7 @@ use crate::support::elasticsearch::{Elasticsearch, Options, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::journey::Journey;
 use crate::support::rig::{event, midnight, wait_until_said};
-use crate::support::scratch;
+use crate::support::{scratch, wait_until};
 
 #[test]
 fn events_that_are_too_large_for_the_oldest_elasticsearch_are_found_and_kept_whole() {
@@ -57,8 +58,14 @@ fn check(version: &'static str) {
         &["--elasticsearch-batch-bytes=3MiB"],
     ];
     let running = journey.spawn(&args.concat());
-    // It takes more than a minute until a 429 is taken for what it is.
-    wait_until_said(&running, "failures=8");
+    // Only after a minute a 429 is taken for what it is.
+    wait_until_said(&running, "bulk request failed, trying again: ");
+    let failing = Instant::now();
+    wait_until("it has failed for a minute", || {
+        let lasting = failing.elapsed();
+        let is_long = lasting > Duration::from_secs(60);
+        is_long.then_some(()).ok_or(format!("{lasting:?}"))
+    });
     wait_until_said(&running, "event_type=\"too.large\"");
     let output = running.wait();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
