@@ -2,11 +2,12 @@
 //! memory that it has for indexing.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::Value;
 use teleport_event_indexer::checkpoint::{Checkpoint, DeadLetterFilter, PagePlace};
+use tokio::time::Instant;
 
 use super::Api;
 use crate::support::elasticsearch::{Elasticsearch, Options, oldest};
