@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{error, field, info, warn};
+use tracing::{error, info, warn};
 
 use self::refused::{give_up, in_safe_form};
 use self::too_large::{TooLarge, too_large};
@@ -316,7 +316,7 @@ impl<K: Sink> Delivery<K> {
                 }
             }
             if let Some((part, fault)) = again {
-                let failure = self.failed(&mut backoff, &fault, &part);
+                let failure = self.failed(&mut backoff, &fault, part.operations.len());
                 let smaller = match fault.overloaded {
                     true => {
                         self.smaller(part, failure, &mut letters, &mut delivered)
@@ -378,33 +378,25 @@ impl<K: Sink> Delivery<K> {
         attempt
     }
 
-    /// Notes a failure that passes by itself, and says so. If it lasts, and concerns one document
-    /// alone, it may be that document's doing, so it is named.
-    fn failed(&self, backoff: &mut Backoff, fault: &Fault, part: &Batch) -> Failure {
+    /// Notes a failure that passes by itself, and says so.
+    fn failed(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) -> Failure {
         if fault.overloaded {
             self.in_flight.shrink();
         }
         let failure = backoff.failed();
-        let documents = part.operations.len();
         Stats::add(&self.stats.retried, documents as u64);
         let Fault { what, mend, .. } = fault;
         let (failures, pause) = (failure.failures, pause(failure.wait, fault));
         let elasticsearch = &self.stats.elasticsearch;
         match elasticsearch.line(fault.reason, failure.failing(), false) {
             Line::None => {}
-            Line::Lasting => {
-                let alone = part.operations.first().filter(|_| documents == 1);
-                warn!(
-                    documents,
-                    id = alone.map(|operation| field::display(&operation.id)),
-                    index = alone.map(|operation| &*operation.index_name),
-                    bytes = alone.map(|operation| operation.end - operation.source_start - 1),
-                    failures,
-                    ?pause,
-                    mend,
-                    "bulk request failed, trying again: {what}"
-                );
-            }
+            Line::Lasting => warn!(
+                documents,
+                failures,
+                ?pause,
+                mend,
+                "bulk request failed, trying again: {what}"
+            ),
             Line::Brief => info!(
                 documents,
                 failures,

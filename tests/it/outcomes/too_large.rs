@@ -175,21 +175,3 @@ fn what_is_refused_for_ever_as_if_it_were_for_a_moment_is_told_of_by_name() {
     assert!(line.contains(LARGE) && line.contains("es_rejected_execution_exception"));
     assert_eq!(rig.backfill().counts.dead_letters, 1);
 }
-
-/// One that nobody would take for too large: it is tried for as long as it takes, by name.
-#[test]
-fn what_is_refused_alone_for_long_is_named() {
-    let mut rig = Rig::new("", "");
-    rig.append([large(LARGE, 900_000)]);
-    rig.elasticsearch().refuse_larger(Some((700_000, 429)));
-    let running = rig.spawn(&backfill(3, 2));
-    let line = wait_until_said(&running, "WARN bulk request failed, trying again: ");
-    rig.elasticsearch().refuse_larger(None);
-    let output = running.wait();
-    assert_eq!(output.code, Some(0), "{}", output.stderr);
-    rig.assert_complete();
-    let (stored, _) = rig.stored();
-    let ((index, id), _) = stored.first_key_value().expect("it is there");
-    let named = format!("documents=1 id={id} index=\"{index}\" bytes=900");
-    assert!(line.contains(&named), "{line}");
-}
