@@ -8,7 +8,7 @@
 
 mod cast;
 mod catalogue;
-mod random;
+pub(crate) mod random;
 mod recordings;
 mod services;
 mod sessions;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Head;
 use super::candidate::{Answer, Candidate, Ended, Next, Request, Rules};
+use crate::demo::events::random::Random;
 use crate::share::Version;
 
 const RULES: Rules = Rules {
@@ -24,23 +25,6 @@ const END: u64 = 20_000;
 
 /// A state: which one it is. What it was made from is known to the world.
 type State = u64;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A process: the candidate, its clock, and the state that it works on.
 struct Process {
@@ -103,7 +87,7 @@ struct World {
 impl World {
     fn new(seed: u64, peace: u64) -> Self {
         Self {
-            random: Random(seed),
+            random: Random::new(seed),
             peace,
             head: None,
             made_from: vec![0],

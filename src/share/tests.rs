@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::worker::{Answer, Ended, Finish, Next, Request, Rules, Worker};
 use super::{Listing, Piece, PieceState, Progress, Tally, Version};
+use crate::demo::events::random::Random;
 use crate::event::DAY_MS;
 
 /// One event each millisecond of the audit log.
@@ -21,23 +22,6 @@ const RULES: Rules = Rules {
 const PEACE: u64 = 8_000;
 /// By then all must have ended.
 const END: u64 = 60_000;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// What Elasticsearch does: compare-and-set on documents, and searches that are late.
 #[derive(Default)]
@@ -333,7 +317,7 @@ fn progress(position_ms: i64) -> Progress {
 /// How often somebody took over, and how many workers there were.
 fn simulate(seed: u64) -> (u32, usize) {
     let mut world = World {
-        random: Random(seed),
+        random: Random::new(seed),
         store: Store::default(),
         processes: Vec::new(),
         requests: BTreeMap::new(),

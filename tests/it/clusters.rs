@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::auth::{AuthOptions, Method};
 use teleport_event_indexer::demo::certs::IdentityOptions;
-use teleport_event_indexer::demo::elastic::{ElasticsearchOptions, Refusal, StandInElasticsearch};
+use teleport_event_indexer::demo::elastic::{Refusal, StandInElasticsearch};
 use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::{Encoder, IndexPattern};
 use tonic::Code;
@@ -20,7 +20,7 @@ use crate::support::program::{Indexer, Output, Running};
 use crate::support::rig::{Key, event, midnight, rfc3339, wait_until_said};
 use crate::support::seen::masked;
 use crate::support::stand_ins::{self, NOBODY, Teleport};
-use crate::support::{http, wait_until};
+use crate::support::wait_until;
 
 mod faketeleport;
 
@@ -36,14 +36,7 @@ struct Clusters {
 impl Clusters {
     /// Of these names, each with a log of its own. Events are read from two days ago on.
     fn new(names: &[&'static str]) -> Self {
-        let elasticsearch = stand_ins::elasticsearch(ElasticsearchOptions::default());
-        let template = json!({"index_patterns": ["audit-events-*"]}).to_string();
-        let json = ["content-type: application/json"];
-        let address = elasticsearch.address().to_string();
-        let path = "/_index_template/audit-events";
-        http::request(&address, "PUT", path, &json, template.as_bytes())
-            .expect("the stand-in answers")
-            .success();
+        let elasticsearch = stand_ins::elasticsearch_with_template();
         let indexer = Indexer::new();
         let teleports = names.iter().map(|name| {
             let teleport = Teleport::start_with(&domain(name), AuthOptions::default());

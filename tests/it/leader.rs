@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use teleport_event_indexer::event::{AuditEvent, Timestamp};
 use tokio::time::Instant;
 
-use crate::support::elasticsearch::{Elasticsearch, Options, PASSWORD as SUPERUSER, with_security};
+use crate::support::elasticsearch::{Elasticsearch, Options, with_security};
 use crate::support::faketeleport::FakeTeleport;
-use crate::support::journey::{Journey, PASSWORD, days_ago};
-use crate::support::program::{Indexer, Running};
+use crate::support::journey::{Journey, PASSWORD, days_ago, installer};
+use crate::support::program::Running;
 use crate::support::rig::{Rig, midnight, realistic, rfc3339};
 use crate::support::wait_until;
 
@@ -23,22 +23,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// The superuser's `install`, with what a state in Elasticsearch needs.
 pub(crate) fn install(server: &Elasticsearch, name: &str) -> String {
-    let indexer = Indexer::new();
-    let credentials = if server.has_security() {
-        format!("user = \"elastic\"\npassword = {SUPERUSER:?}")
-    } else {
-        String::new()
-    };
-    let settings = format!(
-        r#"[forward.elasticsearch]
-        hosts = [{url:?}]
-        {credentials}
-        index = "{name}-%Y.%m.%d"
-        install = {{ template = {name:?}, policy = {name:?}, replicas = 0, retention = "never" }}
-        "#,
-        url = server.url()
-    );
-    indexer.write("config.toml", &settings);
+    let indexer = installer(name, server);
     let mut args = vec!["-c", "config.toml", "install", "--work"];
     if server.has_security() {
         args.push("--create-role");

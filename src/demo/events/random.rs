@@ -28,6 +28,12 @@ impl Random {
         low + self.below(high - low + 1)
     }
 
+    /// True once in `n` times.
+    #[cfg(test)]
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
     /// True `percent` times in a hundred.
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent

@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::Utc;
 use serde_json::{Value, json};
-use teleport_event_indexer::demo::elastic::{
-    ElasticsearchControl, ElasticsearchOptions, StandInElasticsearch,
-};
+use teleport_event_indexer::demo::elastic::{ElasticsearchControl, StandInElasticsearch};
 
 use super::START;
 use crate::support::faketeleport::FakeTeleport;
-use crate::support::http;
 use crate::support::journey::days_ago;
 use crate::support::program::Indexer;
 use crate::support::rig::rfc3339;
@@ -60,14 +57,7 @@ impl Setting {
             &recorded,
         ])?;
         teleport.faults(faults);
-        let elasticsearch = stand_ins::elasticsearch(ElasticsearchOptions::default());
-        let template = json!({"index_patterns": ["audit-events-*"]}).to_string();
-        let json = ["content-type: application/json"];
-        let address = elasticsearch.address().to_string();
-        let path = "/_index_template/audit-events";
-        http::request(&address, "PUT", path, &json, template.as_bytes())
-            .expect("the stand-in answers")
-            .success();
+        let elasticsearch = stand_ins::elasticsearch_with_template();
         let indexer = Indexer::new();
         let (identity, url) = (teleport.identity(), elasticsearch.url());
         indexer.write(

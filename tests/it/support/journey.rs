@@ -230,30 +230,34 @@ pub(crate) fn same_form(value: Value) -> Value {
     }
 }
 
-/// Installs the index template of this name twice, as the superuser, with a policy for which no
-/// sample is too old, and makes the user who may only write.
-///
-/// # Panics
-/// If that fails, or the second time is not told from the first.
-pub(crate) fn install(name: &str, elasticsearch: &Elasticsearch) {
+/// A folder with the configuration by which the superuser installs the index template of this name.
+pub(crate) fn installer(name: &str, elasticsearch: &Elasticsearch) -> Indexer {
     let indexer = Indexer::new();
     let credentials = if elasticsearch.has_security() {
         format!("user = \"elastic\"\npassword = {SUPERUSER_PASSWORD:?}")
     } else {
         String::new()
     };
-    indexer.write(
-        "config.toml",
-        &format!(
-            r#"[forward.elasticsearch]
-            hosts = [{url:?}]
-            {credentials}
-            index = "{name}-%Y.%m.%d"
-            install = {{ template = {name:?}, policy = {name:?}, replicas = 0, retention = "never" }}
-            "#,
-            url = elasticsearch.url(),
-        ),
+    let settings = format!(
+        r#"[forward.elasticsearch]
+        hosts = [{url:?}]
+        {credentials}
+        index = "{name}-%Y.%m.%d"
+        install = {{ template = {name:?}, policy = {name:?}, replicas = 0, retention = "never" }}
+        "#,
+        url = elasticsearch.url(),
     );
+    indexer.write("config.toml", &settings);
+    indexer
+}
+
+/// Installs the index template of this name twice, as the superuser, with a policy for which no
+/// sample is too old, and makes the user who may only write.
+///
+/// # Panics
+/// If that fails, or the second time is not told from the first.
+pub(crate) fn install(name: &str, elasticsearch: &Elasticsearch) {
+    let indexer = installer(name, elasticsearch);
     let path = format!("/_index_template/{name}");
     let mut templates = Vec::new();
     for (policy_and_template, component) in [

@@ -21,8 +21,8 @@ use teleport_event_indexer::event::AuditEvent;
 use tokio::runtime::Runtime;
 
 use super::faults::Faults;
-use super::http;
 use super::program::{Indexer, Output, Running};
+use super::stand_ins;
 use super::wait_until;
 
 /// The name of the made-up cluster.
@@ -93,11 +93,7 @@ impl Rig {
 
     /// Puts something into Elasticsearch.
     pub(crate) fn put(&self, path: &str, body: &Value) {
-        let address = self.elasticsearch.address().to_string();
-        let json = ["content-type: application/json"];
-        http::request(&address, "PUT", path, &json, body.to_string().as_bytes())
-            .expect("the stand-in answers")
-            .success();
+        stand_ins::put(&self.elasticsearch, path, body);
     }
 
     /// Writes `config.toml` anew.

@@ -6,11 +6,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::LazyLock;
 
+use serde_json::{Value, json};
 use teleport_event_indexer::demo::auth::{AuthOptions, StandInAuth};
 use teleport_event_indexer::demo::certs::{Cluster, IdentityOptions};
 use teleport_event_indexer::demo::elastic::{ElasticsearchOptions, StandInElasticsearch};
 use tokio::runtime::Runtime;
 
+use super::http;
 use super::program::Indexer;
 use super::seen::{PASSWORD, USER};
 
@@ -63,6 +65,23 @@ pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
 pub(crate) fn elasticsearch(options: ElasticsearchOptions) -> StandInElasticsearch {
     let started = RUNTIME.block_on(StandInElasticsearch::start(options));
     started.expect("there is a free port")
+}
+
+/// Starts one that has the index template that the program asks for.
+pub(crate) fn elasticsearch_with_template() -> StandInElasticsearch {
+    let elasticsearch = elasticsearch(ElasticsearchOptions::default());
+    let template = json!({"index_patterns": ["audit-events-*"]});
+    put(&elasticsearch, "/_index_template/audit-events", &template);
+    elasticsearch
+}
+
+/// Puts something into it.
+pub(crate) fn put(elasticsearch: &StandInElasticsearch, path: &str, body: &Value) {
+    let address = elasticsearch.address().to_string();
+    let json = ["content-type: application/json"];
+    http::request(&address, "PUT", path, &json, body.to_string().as_bytes())
+        .expect("the stand-in answers")
+        .success();
 }
 
 /// A server that answers each connection with the same bytes, whatever it was asked, and closes it.
