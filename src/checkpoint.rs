@@ -61,6 +61,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+use crate::clock::now_ms;
+
 pub use blocked::{BlockedDocument, BlockedError, WaitingDocument};
 pub use commit::{Committed, Counts, Step};
 pub use dead_letter::{
@@ -296,10 +298,6 @@ fn signed(number: u64) -> i64 {
 /// The way back from [`signed`]; what is stored as a count is never negative.
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
-}
-
-fn now_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
 }
 
 #[cfg(test)]

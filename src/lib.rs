@@ -35,6 +35,8 @@ pub mod event_handler;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 
+mod certificate;
+mod clock;
 pub mod leader;
 pub mod output;
 pub mod secret;

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::Utc;
 use serde_json::Value;
 use tracing::{error, error_span, info, warn};
 
 use crate::checkpoint::{
     Checkpoint, CheckpointError, DeadLetterEntry, DeadLetterFilter, Holder, Summary,
 };
+use crate::clock::now_ms;
 use crate::output::Chain;
 use crate::telemetry::Stats;
 
@@ -257,10 +257,6 @@ fn tell_whether_it_moves(health: &Health, was_stalled: &mut bool) {
         info!("no longer stalled: it moves again, or an end does not answer");
     }
     *was_stalled = is_stalled;
-}
-
-fn now_ms() -> i64 {
-    Utc::now().timestamp_millis()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Filled, Gap, RunId, SentEvent, SourceMode, Step,
 };
+use crate::clock::now_ms;
 use crate::config::{EventFilter, LockConfig, SessionsConfig};
 use crate::event::AuditEvent;
 use crate::output::Chain;
@@ -480,11 +481,6 @@ impl Context {
 /// A day without chunks: to list it tells whether the server has the export API, at no cost.
 pub(super) fn day_to_come() -> NaiveDate {
     (Utc::now() + TimeDelta::days(2)).date_naive()
-}
-
-/// Now, ms since 1970.
-pub(super) fn now_ms() -> i64 {
-    Utc::now().timestamp_millis()
 }
 
 /// The UTC day of a time.

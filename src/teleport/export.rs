@@ -21,8 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, warn};
 
+use crate::clock::now_ms;
 use crate::pipeline::retry::Backoff;
-use crate::teleport::audit_log::{Answer, Context, End, SourceError, day_of, now_ms};
+use crate::teleport::audit_log::{Answer, Context, End, SourceError, day_of};
 use crate::teleport::client::Remedy;
 use crate::teleport::search::jittered;
 

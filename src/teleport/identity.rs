@@ -19,6 +19,7 @@ use tracing::{error, warn};
 use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
+use crate::certificate::life;
 use crate::config::{CredentialPaths, readable_by_others};
 use crate::telemetry::Life;
 
@@ -205,12 +206,10 @@ impl Credentials {
         let (leaf, leaf_der) = (&chain[0], &chain_der[0]);
         let certificate = x509_cert::Certificate::from_der(leaf_der)
             .map_err(|_| chain_file.wrong_at(leaf, "this certificate is damaged"))?;
-        let validity = certificate.tbs_certificate().validity();
-        let time = |time: x509_cert::time::Time| {
-            let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
-            DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
-        };
-        let (not_before, not_after) = (time(validity.not_before), time(validity.not_after));
+        let Life {
+            start: not_before,
+            end: not_after,
+        } = life(&certificate);
         let issuer = certificate.tbs_certificate().issuer().common_name();
         let cluster = issuer
             .ok()

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::checkpoint::{DueLock, FailedLogin, LockRule};
+use crate::clock::now_ms;
 use crate::config::{LOGIN_EVENT, LockConfig};
 use crate::document::member;
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
-use crate::teleport::audit_log::{Context, SourceError, now_ms};
+use crate::teleport::audit_log::{Context, SourceError};
 use crate::teleport::client::{CallError, Lock, Remedy};
 
 /// A failure that is older when it is read, or as far in the future, locks nobody: servers hand

@@ -36,10 +36,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::checkpoint::{Recording, Upload};
+use crate::clock::now_ms;
 use crate::document::member;
 use crate::event::{AuditEvent, DAY_MS};
 use crate::pipeline::retry::Backoff;
-use crate::teleport::audit_log::{Context, SourceError, now_ms};
+use crate::teleport::audit_log::{Context, SourceError};
 
 use patience::{Patience, wait_ms};
 use reader::{Read, Reader};

@@ -23,8 +23,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{Instrument, info};
 
-use super::audit_log::{Context, End, SourceError, now_ms};
+use super::audit_log::{Context, End, SourceError};
 use crate::checkpoint::{Filled, Run, Step, Window};
+use crate::clock::now_ms;
 use crate::event::{AuditEvent, DAY_MS};
 use crate::pipeline::{Lane, Page};
 

@@ -23,6 +23,7 @@ use x509_cert::der::Decode;
 
 use super::pinned::{self, NotShown};
 use super::{Answer, Body, ClientError};
+use crate::certificate::life;
 use crate::config::{Auth, CaFingerprint, ElasticsearchConfig};
 use crate::telemetry::Life;
 
@@ -69,10 +70,7 @@ impl Files {
         let pem = self.identity.as_ref()?;
         let leaf = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
         let leaf = x509_cert::Certificate::from_der(&leaf).ok()?;
-        let validity = leaf.tbs_certificate().validity();
-        let ms =
-            |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_millis()).ok();
-        Life::from_millis(ms(validity.not_before)?, ms(validity.not_after)?)
+        Some(life(&leaf))
     }
 }
 

@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::checkpoint::{Gap, Step};
+use crate::clock::now_ms;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Lane, Page};
-use crate::teleport::audit_log::{Answer, Context, day_to_come, now_ms};
+use crate::teleport::audit_log::{Answer, Context, day_to_come};
 use crate::teleport::client::{CallError, EventStream, Exported, Remedy};
 
 /// A page is handed over once it has so many events or bytes.

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::checkpoint::{Filled, Gap, Recording, RecordingEnd, RecordingStep, Step};
+use crate::clock::now_ms;
 use crate::document::member;
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::{Lane, Page};
-use crate::teleport::audit_log::{Answer, Context, SourceError, now_ms};
+use crate::teleport::audit_log::{Answer, Context, SourceError};
 use crate::teleport::client::{CallError, EventStream, Remedy};
 
 use super::counter::Counter;

@@ -31,8 +31,9 @@ use super::newest::Newest;
 use super::pages::{Next, Pages};
 use super::{DAY_MS, Read, jittered, page_of, read_window_by};
 use crate::checkpoint::{Run, Step, Window};
+use crate::clock::now_ms;
 use crate::pipeline::{Page, unless_stopped};
-use crate::teleport::audit_log::{Context, End, SourceError, now_ms};
+use crate::teleport::audit_log::{Context, End, SourceError};
 
 /// Each poll looks back so far.
 const SHORT_LOOK_BACK_MS: i64 = 10_000;

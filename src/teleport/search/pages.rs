@@ -11,11 +11,12 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::checkpoint::Gap;
+use crate::clock::now_ms;
 use crate::event::AuditEvent;
 use crate::output::Chain;
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::unless_stopped;
-use crate::teleport::audit_log::{Answer, Context, SourceError, day_to_come, now_ms};
+use crate::teleport::audit_log::{Answer, Context, SourceError, day_to_come};
 use crate::teleport::client::{CallError, Found, Query, Remedy};
 
 use super::hidden::{Ahead, Halt, Hidden, Looker};

@@ -12,8 +12,9 @@ use super::super::DAY_MS;
 use super::super::hidden::{Ahead, Halt, Looker};
 use super::super::newest::Newest;
 use super::Pages;
+use crate::clock::now_ms;
 use crate::event::AuditEvent;
-use crate::teleport::audit_log::{Context, Tail, now_ms};
+use crate::teleport::audit_log::{Context, Tail};
 
 /// How far before a span an event is looked for that can be read, to see from the log's end
 /// whether it is the last one.
