@@ -39,6 +39,7 @@ mod certificate;
 mod clock;
 pub mod leader;
 pub mod output;
+mod packed;
 pub mod secret;
 pub mod share;
 pub mod shutdown;

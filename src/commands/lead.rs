@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,12 +19,14 @@ use tracing::{info, warn};
 
 use self::asking::Asking;
 use self::publisher::Publisher;
-use crate::checkpoint::{Checkpoint, Holder};
+use crate::checkpoint::{Checkpoint, CheckpointError, Holder};
 use crate::commands::room::Room;
+use crate::commands::share::nonce;
 use crate::commands::start::{Order, follow};
+use crate::commands::status::time;
 use crate::commands::transfer::{Patience, beside, reach_elasticsearch};
 use crate::commands::{Exit, Failure};
-use crate::config::Config;
+use crate::config::{Config, TeleportConfig};
 use crate::elastic::client::Client;
 use crate::elastic::dead_letters::DeadLetterIndex;
 use crate::elastic::state::{BaseError, StateDocuments};
@@ -91,6 +92,11 @@ pub(super) fn state_name(config: &Config) -> Result<String, Failure> {
             "state-name is not set, and there is no identity from which it would come".to_owned(),
         ));
     };
+    cluster_of(teleport)
+}
+
+/// The cluster that the identity is of.
+fn cluster_of(teleport: &TeleportConfig) -> Result<String, Failure> {
     let credentials = Credentials::load(&teleport.credentials);
     let credentials = credentials.map_err(|unusable| Failure::Unusable(unusable.into()))?;
     Ok(credentials.cluster)
@@ -105,10 +111,9 @@ pub(super) async fn lead(
     order: Order,
     stop: &CancellationToken,
 ) -> Result<Exit, Failure> {
-    let name = state_name(&config)?;
     let teleport = config.teleport.as_ref().expect("the command needs it");
-    let credentials = Credentials::load(&teleport.credentials);
-    let credentials = credentials.map_err(|unusable| Failure::Unusable(unusable.into()))?;
+    let cluster = cluster_of(teleport)?;
+    let name = config.state_name.clone().unwrap_or_else(|| cluster.clone());
     stats.lead.waits();
     let elasticsearch = config.elasticsearch.as_ref().expect("the command needs it");
     let patience = Patience::Endless(&stats.elasticsearch);
@@ -125,7 +130,7 @@ pub(super) async fn lead(
         config,
         documents,
         client: client.clone(),
-        cluster: credentials.cluster,
+        cluster,
         stats,
         reload: reload.clone(),
         shown,
@@ -155,6 +160,7 @@ async fn drive(
     let candidate = &shared.candidate;
     let began = Instant::now();
     let mut asking = Asking::default();
+    let exit_on_last_event = order.exit_on_last_event;
     let mut first_order = Some(order);
     let mut work: Option<Work> = None;
     let mut leaving = false;
@@ -187,11 +193,8 @@ async fn drive(
                     "leads from now on"
                 );
                 setting.stats.lead.leads();
-                let order = match first_order.take() {
-                    Some(order) => order,
-                    None => Order::only(asking.exits_on_last_event),
-                };
-                asking.exits_on_last_event = order.exit_on_last_event;
+                let order = first_order.take();
+                let order = order.unwrap_or_else(|| Order::only(exit_on_last_event));
                 work = Some(begin(&setting, &shared, *head, order, began + until));
             }
             Next::Stop => {
@@ -406,6 +409,12 @@ async fn whole_of(
     Ok(image.whole(base_whole)?)
 }
 
+/// How far a state says that the log is indexed, for people.
+fn position(state: &Checkpoint) -> Result<Option<String>, CheckpointError> {
+    let runs = state.summary()?.runs;
+    Ok(runs.first().map(|run| time(run.position_ms)))
+}
+
 async fn ended(work: &mut Option<Work>) -> Result<Exit, Failure> {
     match work {
         Some(work) => {
@@ -414,11 +423,4 @@ async fn ended(work: &mut Option<Work>) -> Result<Exit, Failure> {
         }
         None => std::future::pending().await,
     }
-}
-
-pub(super) fn nonce() -> Result<String, Failure> {
-    let mut bytes = [0; 12];
-    let filled = SystemRandom::new().fill(&mut bytes);
-    filled.map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

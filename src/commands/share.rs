@@ -262,7 +262,8 @@ fn refuse_others(found: &Share, wanted: &Share) -> Result<(), Failure> {
     )))
 }
 
-fn nonce() -> Result<String, Failure> {
+/// A text that no other process has.
+pub(super) fn nonce() -> Result<String, Failure> {
     let mut bytes = [0; 12];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;

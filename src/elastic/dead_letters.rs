@@ -8,7 +8,6 @@
 //! One that has left a gap in the log is not deleted when it has settled, but marked, so that
 //! whoever leads closes the gap, which is part of the state, and then deletes it.
 
-mod packed;
 mod settled;
 
 use std::collections::HashMap;
@@ -16,17 +15,23 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::packed::{PART, pack, unpack};
 pub use self::settled::Settled;
 use super::client::{Answer, Body, Client, ClientError, ErrorAnswer, Method};
-use super::work::UNBLOCK;
+use super::work::{GRANT, UNBLOCK};
 use crate::checkpoint::{DeadLetter, DeadLetterSummary, DocumentForm};
+use crate::packed;
 
 /// Its name, and that of its template.
 pub const INDEX: &str = "teleport-event-indexer-dead-letter";
 
 /// What is needed on it.
 pub const PRIVILEGES: &[&str] = &["read", "index", "delete", "auto_configure"];
+
+/// A document up to this size is kept as the text that it is, and one part has no more.
+const PART: usize = 512 << 10;
+
+/// A message of Teleport's has 64 MiB at most.
+const LARGEST: usize = 1 << 30;
 
 /// Letters of one page: with the largest first parts, 16 MiB.
 const PAGE: usize = 30;
@@ -74,10 +79,7 @@ impl DeadLetterIndexError {
         match self {
             Self::Client(failed) => failed.mend(),
             Self::Refused { error, .. } if error.is_block() => Some(UNBLOCK),
-            Self::Refused { error, .. } if error.status == 403 => Some(
-                "give `read`, `index`, `delete` and `auto_configure` on it, as `install --work \
-                 --create-role` does",
-            ),
+            Self::Refused { error, .. } if error.status == 403 => Some(GRANT),
             Self::Full { .. } => {
                 Some("find out why they were refused, then raise dead-letter-bytes")
             }
@@ -199,7 +201,7 @@ impl DeadLetterIndex {
             Ok(text) if letter.form == DocumentForm::Json && text.len() <= PART => {
                 (Some(text.to_owned()), Vec::new())
             }
-            _ => (None, pack(&letter.document)),
+            _ => (None, packed::parts(&letter.document, PART)),
         };
         for (number, packed) in packed.iter().enumerate().skip(1) {
             let part = json!(Part {
@@ -288,7 +290,8 @@ impl DeadLetterIndex {
                     let part = part.map_err(|_| DeadLetterIndexError::Unexpected(READ))?;
                     parts.push(part.packed);
                 }
-                unpack(&parts).ok_or(DeadLetterIndexError::Unexpected(READ))?
+                packed::joined(&parts, LARGEST)
+                    .map_err(|_| DeadLetterIndexError::Unexpected(READ))?
             }
             (None, None) => Vec::new(),
         };

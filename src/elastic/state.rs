@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::client::{Body, Client, Method};
+use super::client::Client;
 use super::dead_letters;
-use super::work::{INDEX, WRITE, WorkError, demand, demand_template, get, parse, put};
+use super::work::{self, WorkError, bulk, demand_template, get, put};
 use crate::leader::candidate::{Answer, Request};
-use crate::leader::image::{Base, joined, parts};
+use crate::leader::image::{Base, ImageError, LARGEST};
 use crate::leader::{Content, Head};
+use crate::packed;
 use crate::share::Version;
 
 /// Characters of one document of a base. A request carries one: far below what any server takes.
@@ -49,7 +50,7 @@ impl StateDocuments {
     /// # Errors
     /// If it is missing, or there is no answer.
     pub async fn demand_template(&self) -> Result<(), WorkError> {
-        for index in [INDEX, dead_letters::INDEX] {
+        for index in [work::INDEX, dead_letters::INDEX] {
             demand_template(&self.client, index).await?;
         }
         Ok(())
@@ -131,7 +132,8 @@ impl StateDocuments {
             };
             parts.push(part);
         }
-        Ok(Some(joined(&parts)?))
+        let whole = packed::joined(&parts, LARGEST).map_err(ImageError::Packed)?;
+        Ok(Some(whole))
     }
 
     /// Deletes the documents of bases; those that are not there are no error.
@@ -151,27 +153,14 @@ impl StateDocuments {
         if wanted == 0 {
             return Ok(());
         }
-        let path = format!("/{INDEX}/_bulk?filter_path=items.delete.status");
-        let body = Body::Ndjson(body.into());
-        let answer = self.client.request(Method::Post, &path, body).await?;
-        demand(&answer, WRITE)?;
-        let answer: Value = parse(&answer.body, WRITE)?;
-        let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
-        let is_gone = |item: &Value| {
-            let status = item["delete"]["status"].as_u64();
-            matches!(status, Some(200..300 | 404))
-        };
-        if items.len() == wanted && items.iter().all(is_gone) {
-            Ok(())
-        } else {
-            Err(WorkError::Unexpected(WRITE))
-        }
+        let is_gone = |status| matches!(status, 200..300 | 404);
+        bulk(&self.client, "delete", body.into(), wanted, is_gone).await
     }
 }
 
 /// The documents of a new base with this whole state, and how it is called.
 pub fn new_base(name: String, whole: &[u8]) -> (Base, Vec<String>) {
-    let parts = parts(whole, PART);
+    let parts = packed::parts(whole, PART);
     let base = Base {
         name,
         parts: parts.len(),
@@ -187,5 +176,5 @@ pub enum BaseError {
     Work(#[from] WorkError),
     /// It is no state.
     #[error(transparent)]
-    Image(#[from] crate::leader::image::ImageError),
+    Image(#[from] ImageError),
 }

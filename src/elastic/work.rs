@@ -84,10 +84,7 @@ impl WorkError {
         match self {
             Self::Client(failed) => failed.mend(),
             Self::NoTemplate { .. } => Some("run `teleport-event-indexer install --work` first"),
-            Self::Forbidden { .. } => Some(
-                "give `read`, `index`, `delete` and `auto_configure` on it, as `install --work \
-                 --create-role` does",
-            ),
+            Self::Forbidden { .. } => Some(GRANT),
             Self::Refused { error, .. } => error.is_block().then_some(UNBLOCK),
             Self::Unexpected(_) => None,
         }
@@ -118,6 +115,9 @@ impl WorkError {
         }
     }
 }
+
+/// What to do where a privilege is missing on one of our own indices.
+pub(super) const GRANT: &str = "give `read`, `index`, `delete` and `auto_configure` on it, as `install --work --create-role` does";
 
 /// What to do about a block.
 pub(super) const UNBLOCK: &str =
@@ -199,6 +199,30 @@ pub(super) async fn put(
     }))
 }
 
+/// Carries out as many actions of one kind as there are in a body; each has to come to a status that
+/// will do.
+pub(super) async fn bulk(
+    client: &Client,
+    action: &str,
+    body: Bytes,
+    wanted: usize,
+    will_do: impl Fn(u64) -> bool,
+) -> Result<(), WorkError> {
+    let path = format!("/{INDEX}/_bulk?filter_path=items.{action}.status");
+    let answer = client
+        .request(Method::Post, &path, Body::Ndjson(body))
+        .await?;
+    demand(&answer, WRITE)?;
+    let answer: Value = parse(&answer.body, WRITE)?;
+    let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_done = |item: &Value| item[action]["status"].as_u64().is_some_and(&will_do);
+    if items.len() == wanted && items.iter().all(is_done) {
+        Ok(())
+    } else {
+        Err(WorkError::Unexpected(WRITE))
+    }
+}
+
 #[derive(Deserialize)]
 struct Written {
     #[serde(rename = "_seq_no")]
@@ -260,19 +284,8 @@ impl Work {
                     body.push(b'\n');
                 }
             }
-            let path = format!("/{INDEX}/_bulk?filter_path=items.create.status");
-            let body = Body::Ndjson(body.into());
-            let answer = self.client.request(Method::Post, &path, body).await?;
-            demand(&answer, WRITE)?;
-            let answer: Value = parse(&answer.body, WRITE)?;
-            let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
-            let is_there = |item: &Value| {
-                let status = item["create"]["status"].as_u64();
-                matches!(status, Some(200..300 | 409))
-            };
-            if items.len() != pieces.len() || !items.iter().all(is_there) {
-                return Err(WorkError::Unexpected(WRITE));
-            }
+            let is_there = |status| matches!(status, 200..300 | 409);
+            bulk(&self.client, "create", body.into(), pieces.len(), is_there).await?;
         }
         Ok(())
     }

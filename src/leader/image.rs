@@ -1,21 +1,22 @@
 //! A state as bytes, and as what has changed of it since a base.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use flate2::Compression;
-use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::packed;
+
 /// SQLite's page: what changes, changes by whole ones.
 const PAGE: usize = 4096;
 
 /// Larger than any state that SQLite keeps in memory: what claims to be larger is none.
-const LARGEST: usize = 1 << 30;
+pub const LARGEST: usize = 1 << 30;
 
 /// A state, whole or as what differs from its base.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +81,8 @@ impl Image {
         if self.bytes > LARGEST {
             return Err(ImageError::Checksum);
         }
-        let changes = unpack(&self.changes, self.bytes.saturating_mul(2) + PAGE)?;
+        let most = self.bytes.saturating_mul(2) + PAGE;
+        let changes = packed::joined(&[&self.changes], most).map_err(ImageError::Packed)?;
         base_whole.resize(self.bytes, 0);
         let mut rest = &changes[..];
         while let Some((number, behind)) = rest.split_first_chunk::<4>() {
@@ -103,44 +105,6 @@ impl Image {
             Err(ImageError::Checksum)
         }
     }
-}
-
-/// A base's whole state as the texts of its documents, none longer than `most` characters.
-pub fn parts(whole: &[u8], most: usize) -> Vec<String> {
-    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(whole).expect("a vector takes all");
-    let packed = packed.finish().expect("a vector takes all");
-    let parts = packed.chunks((most / 4 * 3).max(1));
-    parts.map(|part| BASE64_STANDARD.encode(part)).collect()
-}
-
-/// The way back from [`parts`].
-///
-/// # Errors
-/// If they are no parts of a state.
-pub fn joined(parts: &[String]) -> Result<Vec<u8>, ImageError> {
-    let mut packed = Vec::new();
-    for part in parts {
-        packed.extend(decoded(part)?);
-    }
-    inflated(&packed, LARGEST)
-}
-
-fn unpack(text: &str, most: usize) -> Result<Vec<u8>, ImageError> {
-    inflated(&decoded(text)?, most)
-}
-
-fn decoded(text: &str) -> Result<Vec<u8>, ImageError> {
-    let decoded = BASE64_STANDARD.decode(text);
-    decoded.map_err(|error| ImageError::Packed(io::Error::new(io::ErrorKind::InvalidData, error)))
-}
-
-fn inflated(packed: &[u8], most: usize) -> Result<Vec<u8>, ImageError> {
-    let mut bytes = Vec::new();
-    let mut unpacked = GzDecoder::new(packed).take(most as u64);
-    let read = unpacked.read_to_end(&mut bytes);
-    read.map_err(ImageError::Packed)?;
-    Ok(bytes)
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -179,25 +143,6 @@ mod tests {
             assert_eq!(alone.whole(Vec::new()).unwrap(), whole);
         }
         assert_eq!(Image::default().bytes, 0);
-    }
-
-    #[test]
-    fn a_base_is_brought_back_from_its_parts() {
-        // Nothing that packs well.
-        let mut noise = 1_u64;
-        let whole: Vec<u8> = std::iter::repeat_with(|| {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            noise.to_be_bytes()[0]
-        })
-        .take(100_000)
-        .collect();
-        let parts = parts(&whole, 1000);
-        assert!(parts.len() > 50, "{}", parts.len());
-        assert!(parts.iter().all(|part| part.len() <= 1000));
-        assert_eq!(joined(&parts).unwrap(), whole);
-        joined(&parts[1..]).unwrap_err();
     }
 
     #[test]

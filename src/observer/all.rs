@@ -208,13 +208,14 @@ impl Observers {
     pub fn metrics(&self) -> String {
         let (health, now_ms) = (self.health(), now_ms());
         let states: Vec<_> = self.runs.iter().map(|run| run.state()).collect();
+        let process = process::look();
         let facts = self.runs.iter().zip(&health).zip(&states);
         let facts = facts.map(|((run, health), state)| Facts {
             cluster: run.cluster.as_deref(),
             stats: &run.stats,
             health,
             summary: state.as_ref().map(|state| &state.summary),
-            process: process::look(),
+            process,
             started_ms: self.started_ms,
             now_ms,
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::Reason;
-use super::reason::Counts;
+use super::reason::{Counts, place};
 
 /// How an end has answered so far. Said by whoever calls it, at each call.
 #[derive(Debug, Default)]
@@ -89,8 +89,7 @@ impl End {
     /// minute, whoever fails. If somebody `must_act` the log is told of the end of it, too.
     /// `failure` counts those of the caller, which tell where calls are answered and parts of them fail.
     pub fn line(&self, reason: Reason, failure: Failing, must_act: bool) -> Line {
-        let place = Reason::OF_FAILURES.iter().position(|all| *all == reason);
-        let told = &self.told_ms[place.unwrap_or(Reason::OF_FAILURES.len() - 1)];
+        let told = &self.told_ms[place(&Reason::OF_FAILURES, &reason)];
         let (now_ms, told_ms) = (Utc::now().timestamp_millis(), told.load(Ordering::Relaxed));
         let since_ms = self.failing_since_ms.load(Ordering::Relaxed);
         let is_news = match since_ms {

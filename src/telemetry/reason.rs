@@ -79,6 +79,12 @@ pub const GAP_REASONS: [&str; 7] = [
     "other",
 ];
 
+/// Where a reason is among some, of which the last takes what has no other.
+pub(super) fn place<T: PartialEq>(all: &[T], reason: &T) -> usize {
+    let place = all.iter().position(|known| known == reason);
+    place.unwrap_or(all.len() - 1)
+}
+
 /// Counts by reasons, of which the last takes what has no other.
 #[derive(Debug)]
 pub struct Counts<const N: usize>([AtomicU64; N]);
@@ -91,8 +97,7 @@ impl<const N: usize> Default for Counts<N> {
 
 impl<const N: usize> Counts<N> {
     pub(super) fn note<T: PartialEq>(&self, all: &[T; N], reason: &T) {
-        let place = all.iter().position(|known| known == reason);
-        Stats::add(&self.0[place.unwrap_or(N - 1)], 1);
+        Stats::add(&self.0[place(all, reason)], 1);
     }
 
     /// In the order of the reasons.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::reason::{Counts, GAP_REASONS};
+use super::reason::{Counts, GAP_REASONS, place};
 use super::{End, Lead, Reason};
 use crate::event::AuditEvent;
 
@@ -314,9 +314,7 @@ impl Stats {
         let mut remembered = 0;
         let last = counts.len() - 1;
         for held in lock(&self.held_up).values() {
-            let all = Reason::OF_BLOCKS.iter();
-            let place = all.clone().position(|reason| *reason == held.reason);
-            counts[place.unwrap_or(last)] += 1;
+            counts[place(&Reason::OF_BLOCKS, &held.reason)] += 1;
             remembered += 1;
         }
         counts[last] += Self::get(&self.blocked_indices).saturating_sub(remembered);

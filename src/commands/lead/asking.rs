@@ -26,7 +26,6 @@ pub(super) struct Asking {
     /// Since the last answer: what was said, and when.
     said: Option<(&'static str, Instant)>,
     leader: Option<String>,
-    pub(super) exits_on_last_event: bool,
 }
 
 impl Asking {

@@ -1,5 +1,7 @@
 //! The state in Elasticsearch, for commands that look at it.
 
+use std::collections::BTreeMap;
+
 use crate::checkpoint::{Checkpoint, DeadLetterFilter};
 use crate::commands::lead::{state_name, whole_of};
 use crate::commands::transfer::{Patience, reach_elasticsearch};
@@ -88,13 +90,13 @@ impl Found {
         filter: &DeadLetterFilter,
         store: &Checkpoint,
     ) -> Result<(), Failure> {
-        let after = Listed::of(store, filter)?;
-        for (id, index, told) in &before.0 {
-            let still = after.0.iter().find(|(i, n, _)| (i, n) == (id, index));
-            match still {
+        let after = Listed::of(store, filter)?.0;
+        for (letter, told) in &before.0 {
+            let (id, index) = letter;
+            match after.get(letter) {
                 None => self.letters.settle(id, index).await?,
                 // Refused again, for another reason.
-                Some((.., now)) if now != told => {
+                Some(now) if now != told => {
                     let filter = DeadLetterFilter {
                         ids: vec![id.clone()],
                         ..DeadLetterFilter::default()
@@ -113,8 +115,8 @@ impl Found {
     }
 }
 
-/// Dead letters by id and index, and why they were refused.
-pub(in crate::commands) struct Listed(Vec<(String, String, Why)>);
+/// Why dead letters were refused, by id and index.
+pub(in crate::commands) struct Listed(BTreeMap<(String, String), Why>);
 
 type Why = (Option<u16>, String, String);
 
@@ -126,7 +128,7 @@ impl Listed {
         let entries = store.dead_letters(filter, u32::MAX)?.into_iter();
         let entries = entries.map(|entry| {
             let why = (entry.status, entry.error_type, entry.reason);
-            (entry.document_id, entry.index_name, why)
+            ((entry.document_id, entry.index_name), why)
         });
         Ok(Self(entries.collect()))
     }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::time::{Instant, sleep};
 
-use super::{nonce, state_name, whole_of};
+use super::{position, state_name, whole_of};
 use crate::checkpoint::{Checkpoint, Holder, Moving, PagePlace, Way};
+use crate::commands::share::nonce;
 use crate::commands::status::{no_state, time};
 use crate::commands::transfer::{Patience, reach_elasticsearch};
 use crate::commands::{Exit, Failure};
@@ -306,11 +307,6 @@ impl Move {
         ));
         Ok(())
     }
-}
-
-fn position(state: &Checkpoint) -> Result<Option<String>, Failure> {
-    let runs = state.summary()?.runs;
-    Ok(runs.first().map(|run| time(run.position_ms)))
 }
 
 fn unfinished(to: &str) -> Failure {

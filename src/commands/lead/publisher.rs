@@ -12,9 +12,10 @@ use chrono::Utc;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{Shared, nonce};
-use crate::checkpoint::Checkpoint;
+use super::{Shared, position};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::commands::Failure;
+use crate::commands::share::nonce;
 use crate::commands::status::time;
 use crate::elastic::dead_letters::DeadLetterIndex;
 use crate::elastic::state::{StateDocuments, new_base};
@@ -132,9 +133,8 @@ impl Publisher {
         let made = tokio::task::spawn_blocking(move || {
             let whole = checkpoint.image()?;
             let image = Image::of(&whole, base.as_ref(), &base_whole);
-            let runs = checkpoint.summary()?.runs;
-            let position = runs.first().map(|run| time(run.position_ms));
-            Ok::<_, crate::checkpoint::CheckpointError>((whole, image, position))
+            let position = position(&checkpoint)?;
+            Ok::<_, CheckpointError>((whole, image, position))
         });
         let (whole, image, position) = made.await.expect("copying a state does not panic")?;
         {
