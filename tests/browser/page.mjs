@@ -1,7 +1,7 @@
 // Looks at the status page in a headless Chromium: `npm install`, then
 // `node page.mjs http://127.0.0.1:9747/ FOLDER`. It takes pictures of the page of a running daemon
 // in light and dark, wide and narrow, and then again with a hostile value in the place of every text
-// that the page gets: none of them may become more than text.
+// that the page gets: none of them may become more than text. Of several clusters it looks at the first and the last.
 import assert from "node:assert/strict";
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
@@ -35,7 +35,7 @@ const poison = value => {
   return walk(value, "");
 };
 
-const full = picture => {
+const fill = picture => {
   const time = picture.now;
   picture.live.held_up = HOSTILE.map(text => ({index: text, since: time, what: text, mend: text}));
   picture.live.troubles = HOSTILE;
@@ -44,10 +44,14 @@ const full = picture => {
     error_type: text, reason: text, first_seen: time, payload: text}));
   picture.gaps = {count: 1, closed: 0, newest: HOSTILE.map(text => ({reason: text, from: time, to: time, detail: text}))};
   picture.runs.push({...picture.runs[0], kind: "backfill", to: time, filters: HOSTILE[0]});
+};
+
+const full = picture => {
+  (picture.clusters ?? [picture]).forEach(fill);
   return poison(picture);
 };
 
-const visit = async (name, {width, height, scheme, change}) => {
+const visit = async (name, {width, height, scheme, change, last}) => {
   const page = await browser.newPage();
   const faults = [];
   page.on("console", message => faults.push(message.text()));
@@ -67,12 +71,18 @@ const visit = async (name, {width, height, scheme, change}) => {
   });
   await page.goto(url);
   await page.waitForFunction(() => document.getElementById("lag-plot").childElementCount > 0, {timeout: 20000});
+  if (last) {
+    await page.click("nav button:last-child");
+    await page.waitForSelector("nav button:last-child[aria-pressed=true]");
+  }
   const seen = await page.evaluate(() => ({
     hacked: window.hacked,
     strange: document.querySelectorAll("img, iframe, a, object, embed, script:not(:last-of-type), td svg").length,
     scripts: document.scripts.length,
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     state: document.getElementById("state").textContent,
+    title: document.getElementById("title").textContent,
+    clusters: document.querySelectorAll("nav button").length,
     text: document.body.innerText,
   }));
   await page.screenshot({path: `${folder}/${name}.png`, fullPage: true});
@@ -90,6 +100,10 @@ const visit = async (name, {width, height, scheme, change}) => {
 try {
   const wide = {width: 1280, height: 900}, phone = {width: 390, height: 844};
   const plain = await visit("light", {...wide, scheme: "light"});
+  if (plain.clusters > 0) {
+    const other = await visit("last", {...wide, scheme: "light", last: true});
+    assert.notEqual(other.title, plain.title, "another cluster is another page");
+  }
   await visit("dark", {...wide, scheme: "dark"});
   await visit("phone", {...phone, scheme: "light"});
   for (const [name, size] of [["hostile", wide], ["hostile-phone", phone]]) {
