@@ -159,7 +159,10 @@ async fn teleport(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
             "audit events by the export API, {} chunks today",
             chunks.len()
         )),
-        Err(failed) if failed.remedy() == Remedy::Unknown => match client.newest_event().await {
+        Err(failed) if failed.remedy() == Remedy::Unknown => match client
+            .newest_event(&config.namespace)
+            .await
+        {
             Ok(_) => Ok("audit events by the search API".into()),
             Err(failed) if failed.remedy() == Remedy::Unknown => Err(SourceError::TooOld.into()),
             Err(failed) => Err(failed.into()),

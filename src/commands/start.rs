@@ -245,10 +245,11 @@ pub(super) async fn follow(
 pub(super) fn company(transfer: &Transfer) -> impl Future<Output = ()> + use<> {
     let (stats, client) = (transfer.stats.clone(), transfer.client.clone());
     let types = transfer.reading.types.clone();
+    let namespace = transfer.config.namespace.clone();
     let still_after = stalled_after(&transfer.config);
     async move {
         let newest_since = async |from_ms| {
-            let newest = client.newest_since(from_ms, &types).await;
+            let newest = client.newest_since(&namespace, from_ms, &types).await;
             newest.map_err(|failed| (failed.reason(), Chain(&failed).to_string()))
         };
         let asking = newer::ask_when_still(&stats, still_after, newest_since);

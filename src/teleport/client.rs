@@ -7,6 +7,7 @@ mod error;
 pub mod fuzzing;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -215,9 +216,9 @@ impl Client {
     ///
     /// # Errors
     /// If the call fails.
-    pub async fn newest_event(&self) -> Result<Option<AuditEvent>, CallError> {
+    pub async fn newest_event(&self, namespace: &str) -> Result<Option<AuditEvent>, CallError> {
         let to_ms = Utc::now().timestamp_millis();
-        self.newest(to_ms - DAY_MS, to_ms, &[]).await
+        self.newest(namespace, to_ms - DAY_MS..to_ms, &[]).await
     }
 
     /// When the newest event was that took place at `from_ms` or later, and up to now; in ms since
@@ -227,11 +228,12 @@ impl Client {
     /// If the call fails.
     pub async fn newest_since(
         &self,
+        namespace: &str,
         from_ms: i64,
         types: &[String],
     ) -> Result<Option<i64>, CallError> {
         let to_ms = Utc::now().timestamp_millis().max(from_ms);
-        let newest = self.newest(from_ms, to_ms, types).await?;
+        let newest = self.newest(namespace, from_ms..to_ms, types).await?;
         let newest_ms = newest.and_then(|event| event.time).map(Timestamp::millis);
         // Servers that know whole seconds only give what was before, too.
         Ok(newest_ms.filter(|ms| *ms >= from_ms))
@@ -239,14 +241,14 @@ impl Client {
 
     async fn newest(
         &self,
-        from_ms: i64,
-        to_ms: i64,
+        namespace: &str,
+        span_ms: Range<i64>,
         types: &[String],
     ) -> Result<Option<AuditEvent>, CallError> {
         let query = Query {
-            namespace: "default",
-            from_ms,
-            to_ms,
+            namespace,
+            from_ms: span_ms.start,
+            to_ms: span_ms.end,
             types,
             limit: 1,
             newest_first: true,
