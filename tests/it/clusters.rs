@@ -303,9 +303,10 @@ fn one_that_cannot_go_on_is_told_again_and_again_and_the_others_do() {
         "{said}"
     );
 
-    // Mended while it runs: the run begins anew, and the others have not noticed.
-    fs::write(&identity, good_identity).expect("the folder takes it");
+    // Mended while it runs: the run begins anew, and the others have not noticed. The events are there
+    // before: it lists the day before yesterday when it begins, and then not for ten minutes.
     clusters.append("refused", 2, 500, 2, 0);
+    fs::write(&identity, good_identity).expect("the folder takes it");
     clusters.append("good", 3, 500, 1, 0);
     clusters.wait_until_complete();
     wait_for_metric(&page, &ready("refused"), 1.0);
