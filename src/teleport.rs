@@ -15,5 +15,6 @@ pub mod left_off;
 mod locking;
 mod pace;
 pub(crate) mod proto;
+pub mod readers;
 mod recording;
 mod search;

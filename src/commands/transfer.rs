@@ -29,6 +29,7 @@ use crate::shutdown::Reload;
 use crate::telemetry::{self, Life, Reason, Stats};
 use crate::teleport::audit_log::{AuditLog, Reading, Sent};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
+use crate::teleport::readers::Readers;
 
 /// What to do when an end cannot be reached at the start.
 #[derive(Clone, Copy, Debug)]
@@ -194,7 +195,7 @@ pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
         page_limit: config.page_limit,
         window: config.window_size,
         poll_interval: config.poll_interval,
-        concurrency: config.concurrency,
+        readers: Readers::at_most(config.concurrency),
         exit_on_last_event: false,
         events_per_second: config.limits.events_per_second,
         sessions: config.sessions.clone(),
@@ -321,8 +322,10 @@ impl Transfer {
         let source = AuditLog {
             client: self.client,
             checkpoint: self.checkpoint.clone(),
+        let mut reading = self.reading;
+        reading.readers = reading.readers.sharing(room.readers());
             run: self.run.id,
-            reading: self.reading,
+            reading,
             stats: self.stats.clone(),
         };
         let pipeline = Pipeline {

@@ -24,6 +24,7 @@ use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stop
 use crate::telemetry::{Line, Stats};
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::pace::Pace;
+use crate::teleport::readers::Readers;
 use crate::teleport::{export, left_off, locking, recording, search};
 
 /// The first and the longest pause before a failed call is made again. Teleport's own exporter
@@ -52,8 +53,8 @@ pub struct Reading {
     pub window: Duration,
     /// The pause between two looks at the log's end.
     pub poll_interval: Duration,
-    /// Windows or chunks that are read at once, and as many session recordings.
-    pub concurrency: usize,
+    /// Who reads windows or chunks at once, and session recordings.
+    pub readers: Readers,
     /// End once everything up to now has been read.
     pub exit_on_last_event: bool,
     /// Events a second.

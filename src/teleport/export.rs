@@ -77,11 +77,16 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             forget_old_days(context).await?;
             tidied = today;
         }
-        while readers.len() < context.reading.concurrency
+        while !waiting.is_empty()
+            && let Some(place) = context.reading.readers.place(readers.len())
             && let Some(chunk) = waiting.pop_front()
         {
             let context = context.clone();
-            readers.spawn(async move { chunk.read(&context).await }.in_current_span());
+            let read = async move {
+                let _place = place;
+                chunk.read(&context).await
+            };
+            readers.spawn(read.in_current_span());
         }
         let all_read = waiting.is_empty() && readers.is_empty() && stuck.is_empty();
         let idle = all_read && !days.has_new(context);
@@ -91,7 +96,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
             return Ok(End::Done);
         }
         let hurry = days.has_new(context) || (closed && idle);
-        let room = waiting.len() < context.reading.concurrency;
+        let room = waiting.len() < context.reading.readers.most();
         // A reader is a task of its own, and the timer may be set anew: nothing is lost.
         tokio::select! {
             biased;

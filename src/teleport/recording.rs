@@ -123,19 +123,22 @@ pub(super) async fn read(
         if is_full {
             under_way.queue.clear();
         }
-        while readers.len() < context.reading.concurrency
+        while !under_way.queue.is_empty()
+            && let Some(place) = context.reading.readers.place(readers.len())
             && let Some(recording) = under_way.queue.pop_front()
         {
             under_way.read.insert(recording.session.clone());
             let context = context.clone();
             let read = async move {
+                let _place = place;
                 let (session, mark) = (recording.session.clone(), mark(&recording));
                 let read = Reader::new(&context, patience, recording).read().await;
                 (session, mark, read)
             };
             readers.spawn(read.in_current_span());
         }
-        let wants_more = under_way.queue.is_empty() && readers.len() < context.reading.concurrency;
+        let wants_more =
+            under_way.queue.is_empty() && readers.len() < context.reading.readers.most();
         if wants_more && next_look <= Instant::now() {
             under_way.take_due(context).await?;
             if !under_way.queue.is_empty() && under_way.handed_over.len() < HANDED_OVER_MOST {

@@ -50,7 +50,7 @@ pub(super) async fn read(context: &Arc<Context>) -> Result<End, SourceError> {
         run.position_ms = first_unproven(&run, has_types, now_ms());
     }
     let cuts = Cuts {
-        readers: context.reading.concurrency,
+        readers: context.reading.readers.most(),
         longest_ms: window_ms(context),
     };
     let (mut windows, mut planned_to) = unread(&run, &cuts);
@@ -156,11 +156,13 @@ async fn read_windows(
     let mut waiting: VecDeque<Window> = windows.into();
     let mut readers = JoinSet::new();
     loop {
-        while readers.len() < context.reading.concurrency
+        while !waiting.is_empty()
+            && let Some(place) = context.reading.readers.place(readers.len())
             && let Some(window) = waiting.pop_front()
         {
             let context = context.clone();
             let read = async move {
+                let _place = place;
                 let mut pages = Pages::new(&context, window.reached_ms, window.to_ms);
                 read_window_by(&context, window, &mut pages).await
             };

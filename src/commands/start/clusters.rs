@@ -58,7 +58,7 @@ pub(in crate::commands) async fn start(
     let _lock = RoleLock::acquire(above, &Role::Daemon)?;
     tell_of_left_states(above, &configs);
     let reload = Reload::on_signal("the credentials")?;
-    let room = Room::for_several(first, configs.len());
+    let room = Room::for_several(&configs);
     let listen = first.listen.clone();
     let clusters: Vec<Cluster> = configs
         .into_iter()
