@@ -19,9 +19,15 @@
 //! - What two workers send twice, as one did not know that its lease had ended, has the same ids.
 //! - Pieces are never deleted, and a piece that is cut has the new ones there first. So who sees
 //!   all pieces done sees the whole range done, however old what a search shows may be.
+//! - A piece is cut in time, or by the chunks of an export, which have no order in time: each part
+//!   then has the whole span, lists it for itself, and keeps those chunks whose names fall to it. A
+//!   chunk that is listed late falls to one of them, too.
 
 use serde::{Deserialize, Serialize};
 
+use crate::teleport::part::Part;
+
+pub mod cut;
 pub mod worker;
 
 #[cfg(test)]
@@ -95,6 +101,10 @@ pub struct Piece {
     pub from_ms: i64,
     /// The end, exclusive. It moves only to where the piece was cut.
     pub to_ms: i64,
+    /// Which of the span's chunks, where a day of an export was too large for one piece. Whoever reads
+    /// it by search, or with a version that knows of no parts, reads all.
+    #[serde(default, skip_serializing_if = "Part::is_whole")]
+    pub part: Part,
     /// How far everything is settled.
     pub progress: Progress,
     /// What has become of its events.
@@ -187,6 +197,7 @@ impl Piece {
             state: PieceState::Open,
             from_ms,
             to_ms,
+            part: Part::WHOLE,
             progress: Progress {
                 position_ms: from_ms,
                 chunks: Vec::new(),
@@ -202,7 +213,11 @@ impl Piece {
 
     /// The id of the document of a new piece. Two with the same one cover the same.
     pub fn id(&self) -> String {
-        format!("{}/{}-{}", self.share, self.from_ms, self.to_ms)
+        let span = format!("{}/{}-{}", self.share, self.from_ms, self.to_ms);
+        match self.part {
+            Part::WHOLE => span,
+            Part { number, of } => format!("{span}/{number}of{of}"),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod left_off;
 mod locking;
 mod pace;
+pub mod part;
 pub(crate) mod proto;
 pub mod readers;
 mod recording;

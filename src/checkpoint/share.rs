@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::export::Chunk;
 use super::run::{self, RunId, SourceMode};
-use super::{Checkpoint, CheckpointError, left_out, now_ms};
+use super::{Checkpoint, CheckpointError, left_out, now_ms, unsigned};
 
 /// What stands where other backfills have their filters. One share has one run, whatever piece it
 /// is at.
@@ -80,6 +80,19 @@ impl Checkpoint {
                 insert.execute(params![run.0, day, chunk.name, chunk.cursor, chunk.done])?;
             }
             Ok(())
+        })
+    }
+
+    /// How many of the chunks that are listed so far are not read to their end.
+    ///
+    /// # Errors
+    /// If the state file cannot be read.
+    pub fn unfinished_chunks(&self, run: RunId) -> Result<u64, CheckpointError> {
+        self.read("count the chunks of a piece", |transaction| {
+            let count = transaction
+                .prepare_cached("SELECT count(*) FROM chunks WHERE run_id = ?1 AND done = 0")?
+                .query_row([run.0], |row| Ok(unsigned(row.get(0)?)))?;
+            Ok(count)
         })
     }
 

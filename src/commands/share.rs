@@ -298,6 +298,7 @@ async fn work_on(
                 info!(
                     from = time(piece.from_ms),
                     to = time(piece.to_ms),
+                    part = (!piece.part.is_whole()).then(|| display(piece.part)),
                     settled_up_to = time(piece.progress.position_ms),
                     taken_over = piece.taken_over,
                     "working on a piece"

@@ -29,6 +29,7 @@ use crate::shutdown::Reload;
 use crate::telemetry::{self, Life, Reason, Stats};
 use crate::teleport::audit_log::{AuditLog, Reading, Sent};
 use crate::teleport::client::{self as teleport, CallError, Remedy};
+use crate::teleport::part::Part;
 use crate::teleport::readers::Readers;
 
 /// What to do when an end cannot be reached at the start.
@@ -192,6 +193,7 @@ pub(super) fn reading(config: &Config, from_ms: i64) -> Reading {
         filter: config.filter.clone(),
         types: config.filter.for_server(),
         namespace: config.namespace.clone(),
+        part: Part::WHOLE,
         page_limit: config.page_limit,
         window: config.window_size,
         poll_interval: config.poll_interval,
@@ -319,11 +321,11 @@ impl Transfer {
         let (pattern, schema) = form.unwrap_or_default();
         let (client, stats) = (self.client.clone(), self.stats.clone());
         let asked = asked(self.reload);
+        let mut reading = self.reading;
+        reading.readers = reading.readers.sharing(room.readers());
         let source = AuditLog {
             client: self.client,
             checkpoint: self.checkpoint.clone(),
-        let mut reading = self.reading;
-        reading.readers = reading.readers.sharing(room.readers());
             run: self.run.id,
             reading,
             stats: self.stats.clone(),

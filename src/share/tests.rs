@@ -1,19 +1,22 @@
 //! Workers on a store that keeps its promises over a network that keeps none: requests are lost
 //! before or after they were carried out, or carried out late; lists are old; workers hang, die,
-//! leave and join; no two clocks agree.
+//! leave and join; no two clocks agree; some read by search and some by export.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use super::cut::Cut;
 use super::worker::{Answer, Ended, Finish, Next, Request, Rules, Worker};
-use super::{Listing, Piece, PieceState, Progress, Tally, Version};
+use super::{ChunkMark, Listing, Piece, PieceState, Progress, Tally, Version};
 use crate::demo::events::random::Random;
 use crate::event::DAY_MS;
 
 /// One event each millisecond of the audit log.
 const EVENTS: i64 = 60;
 const PIECE: i64 = 12;
+/// Chunks of the events of each piece.
+const CHUNKS: i64 = 5;
 const RULES: Rules = Rules {
     lease: Duration::from_millis(600),
     turn: Duration::from_millis(10),
@@ -43,11 +46,19 @@ impl Store {
             assert!(is >= was, "{id} moves back from {was} to {is}");
             assert_ne!(before.state, PieceState::Done, "{id} was done");
         }
-        let all_settled = |from: i64, to: i64| (from..to).all(|event| self.settled[place(event)]);
+        let is_settled = |event: i64| !has(piece, event) || self.settled[place(event)];
         let reached = piece.progress.position_ms;
-        assert!(all_settled(piece.from_ms, reached), "{id} at {reached}");
+        assert!(
+            (piece.from_ms..reached).all(is_settled),
+            "{id} at {reached}"
+        );
         if piece.state == PieceState::Done {
-            assert!(all_settled(piece.from_ms, piece.to_ms), "{id} is done");
+            assert!((piece.from_ms..piece.to_ms).all(is_settled), "{id} is done");
+        }
+        for mark in &piece.progress.chunks {
+            let mut events =
+                (piece.from_ms..piece.to_ms).filter(|event| chunk(*event) == mark.chunk);
+            assert!(events.all(is_settled), "{id} with {}", mark.chunk);
         }
         self.seq_no += 1;
         let version = Version {
@@ -90,6 +101,80 @@ fn place(event: i64) -> usize {
     usize::try_from(event).expect("events begin at 0")
 }
 
+fn chunk(event: i64) -> String {
+    format!("{}-{}", event / PIECE, event % CHUNKS)
+}
+
+fn has(piece: &Piece, event: i64) -> bool {
+    (piece.from_ms..piece.to_ms).contains(&event) && piece.part.has(&chunk(event))
+}
+
+/// Work on a piece, by what this process knows: what it has been told, and what it has done.
+struct Work {
+    piece: Piece,
+    /// Its events that are to be read, oldest first.
+    left: Vec<i64>,
+    by_export: bool,
+}
+
+impl Work {
+    fn begin(piece: Piece, by_export: bool) -> Self {
+        let is_marked = |event: i64| {
+            let mut marks = piece.progress.chunks.iter();
+            marks.any(|mark| mark.chunk == chunk(event))
+        };
+        // A search knows neither parts nor what has been read of chunks.
+        let left = if by_export {
+            (piece.from_ms..piece.to_ms)
+                .filter(|event| has(&piece, *event) && !is_marked(*event))
+                .filter(|event| *event >= piece.progress.position_ms)
+                .collect()
+        } else {
+            (piece.progress.position_ms..piece.to_ms).collect()
+        };
+        Self {
+            piece,
+            left,
+            by_export,
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let position_ms = self.left.first().copied().unwrap_or(self.piece.to_ms);
+        let mut chunks = Vec::new();
+        if self.by_export {
+            let span = self.piece.from_ms..self.piece.to_ms;
+            let mut names: Vec<_> = span
+                .filter(|event| has(&self.piece, *event))
+                .map(chunk)
+                .collect();
+            names.sort();
+            names.dedup();
+            names.retain(|name| self.left.iter().all(|event| chunk(*event) != *name));
+            chunks = names
+                .into_iter()
+                .map(|chunk| ChunkMark {
+                    day: 0,
+                    chunk,
+                    cursor: None,
+                })
+                .collect();
+        }
+        Progress {
+            position_ms,
+            chunks,
+        }
+    }
+
+    /// How it is cut; it may turn out to be too small for that.
+    fn cut(&self) -> Cut {
+        match self.by_export {
+            true => Cut::Chunks(2),
+            false => Cut::Time(2),
+        }
+    }
+}
+
 /// A process: the worker, its clock, and the work on a piece.
 struct Process {
     worker: Worker,
@@ -97,7 +182,8 @@ struct Process {
     rate: u64,
     offset: u64,
     asked: Option<(u64, Request, u64)>,
-    work: Option<(Piece, i64)>,
+    work: Option<Work>,
+    by_export: bool,
     ended: Option<Ended>,
     hangs_until: u64,
     dead: bool,
@@ -130,6 +216,8 @@ struct World {
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     serial: u64,
     takeovers: u32,
+    /// By time, and by chunks.
+    cuts: [u32; 2],
 }
 
 impl World {
@@ -148,6 +236,7 @@ impl World {
             offset,
             asked: None,
             work: None,
+            by_export: self.random.one_in(2),
             ended: None,
             hangs_until: 0,
             dead: false,
@@ -179,9 +268,8 @@ impl World {
                     return self.at(then, Event::Turn(n));
                 }
                 2 => {
-                    if let Some((_, position_ms)) = process.work.take() {
-                        let progress = progress(position_ms);
-                        process.worker.progress(progress, Tally::default());
+                    if let Some(work) = process.work.take() {
+                        process.worker.progress(work.progress(), Tally::default());
                         process.worker.finished(Finish::Back, clock);
                     }
                     process.worker.leave(clock);
@@ -195,9 +283,8 @@ impl World {
         if process.asked.is_none() {
             match process.worker.next(clock) {
                 Next::Work(piece) => {
-                    let position_ms = piece.progress.position_ms;
                     self.takeovers += piece.taken_over;
-                    process.work = Some((piece, position_ms));
+                    process.work = Some(Work::begin(piece, process.by_export));
                 }
                 Next::GiveUp => process.work = None,
                 Next::Wait(_) => {}
@@ -219,27 +306,23 @@ impl World {
     fn work(&mut self, n: usize, now: u64) {
         let process = &mut self.processes[n];
         let clock = process.clock(now);
-        let Some((piece, position_ms)) = &mut process.work else {
+        let Some(work) = &mut process.work else {
             return;
         };
-        if *position_ms < piece.to_ms {
-            let span = (piece.to_ms - *position_ms).unsigned_abs();
-            let event = *position_ms + i64::try_from(self.random.below(span)).unwrap();
+        if !work.left.is_empty() {
+            let place_of_one = self.random.below(work.left.len() as u64);
+            let event = work.left.remove(usize::try_from(place_of_one).unwrap());
             self.store.settled[place(event)] = true;
         }
-        while *position_ms < piece.to_ms && self.store.settled[place(*position_ms)] {
-            *position_ms += 1;
-        }
-        let (position_ms, to_ms) = (*position_ms, piece.to_ms);
-        process
-            .worker
-            .progress(progress(position_ms), Tally::default());
-        if position_ms == to_ms {
+        process.worker.progress(work.progress(), Tally::default());
+        if work.left.is_empty() {
             process.work = None;
             process.worker.finished(Finish::Done, clock);
-        } else if to_ms - position_ms > 3 && self.random.one_in(60) {
+        } else if self.random.one_in(60) {
+            let cut = work.cut();
+            self.cuts[usize::from(work.by_export)] += 1;
             process.work = None;
-            process.worker.finished(Finish::Cut(2), clock);
+            process.worker.finished(Finish::Cut(cut), clock);
         }
     }
 
@@ -307,15 +390,8 @@ impl World {
     }
 }
 
-fn progress(position_ms: i64) -> Progress {
-    Progress {
-        position_ms,
-        chunks: Vec::new(),
-    }
-}
-
-/// How often somebody took over, and how many workers there were.
-fn simulate(seed: u64) -> (u32, usize) {
+/// The world at its end.
+fn simulate(seed: u64) -> World {
     let mut world = World {
         random: Random::new(seed),
         store: Store::default(),
@@ -325,6 +401,7 @@ fn simulate(seed: u64) -> (u32, usize) {
         queue: BinaryHeap::new(),
         serial: 0,
         takeovers: 0,
+        cuts: [0; 2],
     };
     world.store.settled = vec![false; place(EVENTS)];
     for from_ms in (0..EVENTS).step_by(usize::try_from(PIECE).unwrap()) {
@@ -341,26 +418,31 @@ fn simulate(seed: u64) -> (u32, usize) {
     let pieces = world.store.pieces.values().map(|(piece, _)| piece);
     let (done, open): (Vec<_>, Vec<_>) = pieces.partition(|piece| piece.state == PieceState::Done);
     for event in 0..EVENTS {
-        let is_in = |piece: &&&Piece| (piece.from_ms..piece.to_ms).contains(&event);
-        assert!(done.iter().any(|piece| is_in(&piece)), "{event} is in none");
+        assert!(
+            done.iter().any(|piece| has(piece, event)),
+            "{event} is in none"
+        );
     }
     // Whoever wanted to cut a piece had lost it, and the request for a part came when all was done.
     assert!(open.iter().all(|piece| piece.state == PieceState::Open));
-    (world.takeovers, world.processes.len())
+    world
 }
 
 #[test]
 fn whatever_breaks_each_piece_is_done_once_all_of_it_is_settled() {
     let (mut takeovers, mut most) = (0, 0);
+    let mut cuts = [0; 2];
     for seed in 0..4_000 {
         // Its number is in the output of a failure.
         println!("seed {seed}");
-        let (taken_over, n_workers) = simulate(seed);
-        takeovers += taken_over;
-        most = most.max(n_workers);
+        let world = simulate(seed);
+        takeovers += world.takeovers;
+        most = most.max(world.processes.len());
+        cuts = [0, 1].map(|by| cuts[by] + world.cuts[by]);
     }
     assert!(takeovers > 4_000, "{takeovers} leases ended too soon");
     assert!(most > 5, "{most} workers");
+    assert!(cuts.iter().all(|n_cuts| *n_cuts > 1_000), "{cuts:?} cuts");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::cut::Cut;
 use super::{Listing, Piece, PieceState, Progress, Tally, Version};
 
 /// How many times a lease is renewed before it would end.
@@ -89,8 +90,8 @@ pub enum Finish {
     Done,
     /// It goes back, for others to go on.
     Back,
-    /// It is large: it ends where its position stands, and so many new ones begin there.
-    Cut(u32),
+    /// It is large: what is left of it becomes new ones.
+    Cut(Cut),
 }
 
 /// One process that works on a share.
@@ -241,10 +242,8 @@ impl Worker {
                 };
                 Goal::Done
             }
-            Finish::Cut(parts) => {
-                held.cut(parts);
-                Goal::Done
-            }
+            Finish::Cut(cut) if held.cut(cut) => Goal::Done,
+            Finish::Cut(_) => Goal::Back,
         };
     }
 
@@ -411,16 +410,17 @@ impl Worker {
 }
 
 impl Held {
-    /// From the position that the document will bear, so that nothing lies between.
-    fn cut(&mut self, parts: u32) {
-        let (from_ms, to_ms) = (self.piece.progress.position_ms, self.piece.to_ms);
-        let bound = |part| from_ms + (to_ms - from_ms) * i64::from(part) / i64::from(parts);
-        self.parts = (0..parts)
-            .map(|part| Piece::new(&self.piece.share, bound(part), bound(part + 1)))
-            .filter(|part| part.from_ms < part.to_ms)
-            .collect();
-        self.piece.to_ms = from_ms;
+    /// False if it cannot be cut.
+    fn cut(&mut self, cut: Cut) -> bool {
+        let parts = cut.parts_of(&self.piece);
+        // Else it would end as done, and never have been begun anew.
+        if parts.len() < 2 || parts.iter().any(|part| part.id() == self.id) {
+            return false;
+        }
+        self.parts = parts;
+        self.piece.to_ms = self.piece.progress.position_ms;
         self.piece.progress.chunks.clear();
+        true
     }
 
     fn next(&mut self, now: Duration) -> Next {

@@ -24,6 +24,7 @@ use crate::pipeline::{Closed, Lane, Page, PageSender, Source, quota, unless_stop
 use crate::telemetry::{Line, Stats};
 use crate::teleport::client::{CallError, Client, Remedy};
 use crate::teleport::pace::Pace;
+use crate::teleport::part::Part;
 use crate::teleport::readers::Readers;
 use crate::teleport::{export, left_off, locking, recording, search};
 
@@ -51,6 +52,8 @@ pub struct Reading {
     pub page_limit: i32,
     /// The longest window of one search.
     pub window: Duration,
+    /// Of an export, which chunks.
+    pub part: Part,
     /// The pause between two looks at the log's end.
     pub poll_interval: Duration,
     /// Who reads windows or chunks at once, and session recordings.

@@ -204,7 +204,7 @@ async fn list(
 ) -> Result<Option<Result<Vec<Chunk>, End>>, SourceError> {
     let listed_ms = now_ms();
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-    let chunks = loop {
+    let mut chunks = loop {
         match context.patiently(|| context.client.chunks(day)).await {
             Answer::Got(chunks) => break chunks,
             Answer::Cannot(Remedy::Unknown, _) => return Ok(Some(Err(End::ApiGone))),
@@ -217,6 +217,7 @@ async fn list(
             Answer::Stopped => return Ok(None),
         }
     };
+    chunks.retain(|chunk| context.reading.part.has(chunk));
     let listed = context
         .blocking(move |checkpoint, run| checkpoint.add_listing(run, day, listed_ms, &chunks))
         .await?;

@@ -153,6 +153,49 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
     first.assert_complete();
 }
 
+/// A day of an export that takes long is cut by its chunks, so that others can help.
+#[test]
+fn a_large_day_of_an_export_is_cut_and_each_event_is_there_once() {
+    let Some(server) = Elasticsearch::start(Options::default()) else {
+        return;
+    };
+    let events = ["--events", "6000", "--days", "2", "--chunk", "100"];
+    let Some(teleport) = FakeTeleport::start(&events) else {
+        return;
+    };
+    let settings = "limits.backfill.events-per-second = 250";
+    let first = Journey::new(NAME, &teleport, &server, settings);
+    install(&server, &["--work"]);
+    let worker = || Journey::installed(NAME, NAME, &teleport, &server, settings);
+    let (second, third) = (worker(), worker());
+    let (from, to) = (days_ago(1), chrono::Utc::now().format("%FT%TZ").to_string());
+    let args = [
+        "backfill", "--from", &from, "--to", &to, "--share", "large", "--lease", "1",
+    ];
+    let cuts = first.spawn(&args);
+    wait_for(&cuts, "the piece is large: what is left of it is cut");
+    wait_for(&cuts, "of 4 settled_up_to");
+    let mut dies = second.spawn(&args);
+    wait_for(&dies, "of 4 settled_up_to");
+    // What a search shows is a second old, and more.
+    wait_until("its status tells of a part", || {
+        let shown = first.run(&["status", "--share", "large"]).stdout;
+        let tells = shown.contains(" of 4), complete up to ");
+        tells.then_some(()).ok_or(shown)
+    });
+    dies.kill();
+    let helps = third.spawn(&args);
+    for running in [cuts, helps] {
+        let output = running.wait();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+    }
+    assert_eq!(first.assert_complete(), 6000);
+    let all = status(&first, "large");
+    assert_eq!(all["state"], "done");
+    let n_pieces = all["pieces"].as_u64().expect("a count");
+    assert!(n_pieces >= 6, "two days, and a day's parts: {all}");
+}
+
 /// Told to stop, a worker gives its piece back at once; when all is cancelled, all end.
 fn leave_and_cancel(first: &Journey<'_>, second: &Journey<'_>, range: &[&str]) {
     // So long a lease that nothing here waits for its end.

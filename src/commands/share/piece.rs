@@ -14,6 +14,7 @@ use crate::commands::transfer::{Transfer, reading};
 use crate::config::Config;
 use crate::elastic::client as elastic;
 use crate::pipeline::Summary;
+use crate::share::cut::Cut;
 use crate::share::worker::Finish;
 use crate::share::{ChunkMark, Piece, Progress, Tally};
 use crate::telemetry::Stats;
@@ -46,7 +47,7 @@ pub(super) struct Working {
     pub(super) stop: CancellationToken,
     pub(super) began: Instant,
     /// It was stopped so that others can help.
-    pub(super) is_cut: bool,
+    pub(super) cut: Option<Cut>,
     cut_due: Option<Instant>,
     stats: Arc<Stats>,
     task: JoinHandle<Result<Summary, Failure>>,
@@ -88,7 +89,12 @@ pub(super) async fn joined(working: &mut Option<Working>) -> Result<Summary, Fai
 impl PieceWork {
     /// Begins where the piece says that it stands. Only within a `LocalSet`.
     pub(super) async fn begin(&self, piece: Piece) -> Result<Working, Failure> {
-        let Piece { from_ms, to_ms, .. } = piece;
+        let Piece {
+            from_ms,
+            to_ms,
+            part,
+            ..
+        } = piece;
         let position_ms = piece.progress.position_ms;
         let chunks: Vec<_> = piece.progress.chunks.iter().map(begun).collect();
         let run = self
@@ -99,6 +105,7 @@ impl PieceWork {
             .await?;
         let mut reading = reading(&self.config, from_ms);
         reading.to_ms = Some(to_ms);
+        reading.part = part;
         reading.kept_from_ms = self.kept_from_ms;
         let stats = Arc::new(Stats::default());
         let stop = CancellationToken::new();
@@ -118,7 +125,7 @@ impl PieceWork {
             piece,
             stop,
             began,
-            is_cut: false,
+            cut: None,
             cut_due: Some(began + self.cut_after),
             stats,
             task: spawn_local(async move { transfer.into_elasticsearch(client, token).await }),
@@ -167,13 +174,20 @@ impl PieceWork {
     pub(super) fn cut(&self, working: &mut Working) -> Result<(), Failure> {
         working.cut_due = None;
         let run = self.checkpoint.run(self.run)?;
-        let left_ms = working.piece.to_ms - run.position_ms;
-        // What an export has read of a day lies in chunks, which have no order in time.
-        if run.mode == Some(SourceMode::Search) && left_ms >= SHORTEST_CUT_MS {
-            info!("the piece is large: what is left of it is cut");
-            working.is_cut = true;
-            working.stop.cancel();
-        }
+        let piece = &working.piece;
+        let cut = match run.mode {
+            Some(SourceMode::Search) if piece.to_ms - run.position_ms >= SHORTEST_CUT_MS => {
+                Cut::Time(PARTS)
+            }
+            // A chunk is read from its start to its end, so the last one cannot be shared.
+            Some(SourceMode::Export) if self.checkpoint.unfinished_chunks(self.run)? > 1 => {
+                Cut::Chunks(PARTS)
+            }
+            _ => return Ok(()),
+        };
+        info!("the piece is large: what is left of it is cut");
+        working.cut = Some(cut);
+        working.stop.cancel();
         Ok(())
     }
 
@@ -184,10 +198,7 @@ impl PieceWork {
             self.checkpoint.finish_run(self.run)?;
             return Ok(Finish::Done);
         }
-        if !done.is_cut {
-            return Ok(Finish::Back);
-        }
-        Ok(Finish::Cut(PARTS))
+        Ok(done.cut.map_or(Finish::Back, Finish::Cut))
     }
 
     async fn blocking<T: Send + 'static>(

@@ -13,6 +13,7 @@ use crate::elastic::work::Work;
 use crate::output;
 use crate::share::{Listing, Piece, PieceState, Share, ShareState};
 use crate::shutdown::Shutdown;
+use crate::teleport::part::Part;
 
 pub(in crate::commands) async fn status(
     config: &Config,
@@ -72,6 +73,14 @@ fn state(share: &Share, listing: &Listing) -> &'static str {
     }
 }
 
+fn part_words(part: Part) -> String {
+    if part.is_whole() {
+        String::new()
+    } else {
+        format!(" (part {part})")
+    }
+}
+
 fn as_text(share: &Share, listing: &Listing) -> String {
     let n_open = listing.n_pieces - listing.n_done - listing.n_leased;
     let tally = &listing.tally;
@@ -99,10 +108,11 @@ fn as_text(share: &Share, listing: &Listing) -> String {
     ];
     for piece in leased(listing) {
         lines.push(format!(
-            "  {}: {} to {}, complete up to {}, {} events/s",
+            "  {}: {} to {}{}, complete up to {}, {} events/s",
             piece.owner.as_deref().unwrap_or("somebody"),
             time(piece.from_ms),
             time(piece.to_ms),
+            part_words(piece.part),
             time(piece.progress.position_ms),
             rate(piece)
         ));
@@ -119,6 +129,7 @@ fn as_value(share: &Share, listing: &Listing) -> Value {
             "owner": piece.owner,
             "from": time(piece.from_ms),
             "to": time(piece.to_ms),
+            "part": piece.part,
             "position": time(piece.progress.position_ms),
             "events_per_second": rate(piece),
             "taken_over": piece.taken_over,
