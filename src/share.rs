@@ -102,8 +102,10 @@ pub struct Piece {
     /// The end, exclusive. It moves only to where the piece was cut.
     pub to_ms: i64,
     /// Which of the span's chunks, where a day of an export was too large for one piece. Whoever reads
-    /// it by search, or with a version that knows of no parts, reads all.
-    #[serde(default, skip_serializing_if = "Part::is_whole")]
+    /// it by search, or with a version that knows of no parts, reads all. It stands in the id alone:
+    /// such a version writes the document back without fields that it does not know. Taken for the
+    /// whole then, it would be cut into pieces that are there already, and rely on it.
+    #[serde(skip)]
     pub part: Part,
     /// How far everything is settled.
     pub progress: Progress,
@@ -208,6 +210,18 @@ impl Piece {
             lease_ms: 0,
             taken_over: 0,
             worked_ms: 0,
+        }
+    }
+
+    /// With what only the id of its document tells.
+    #[must_use]
+    pub fn with_id(self, id: &str) -> Self {
+        let last = id.rsplit('/').next();
+        let part = last.and_then(|last| last.split_once("of"));
+        let part = part.and_then(|(number, of)| Part::new(number.parse().ok()?, of.parse().ok()?));
+        Self {
+            part: part.unwrap_or_default(),
+            ..self
         }
     }
 

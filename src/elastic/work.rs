@@ -325,11 +325,10 @@ impl Work {
     }
 
     async fn look(&self, id: &str) -> Result<Answer, WorkError> {
-        let found = get(&self.client, id).await?;
-        Ok(match found {
-            Some((piece, version)) => Answer::Found(Box::new(piece), version),
-            None => Answer::Missing,
-        })
+        let found: Option<(Piece, _)> = get(&self.client, id).await?;
+        Ok(found.map_or(Answer::Missing, |(piece, version)| {
+            Answer::Found(Box::new(piece.with_id(id)), version)
+        }))
     }
 
     /// The share's pieces, as a search shows them.
@@ -414,7 +413,8 @@ impl Work {
                         seq_no: hit.seq_no,
                         primary_term: hit.primary_term,
                     };
-                    (hit.id, hit.source, version)
+                    let piece = hit.source.with_id(&hit.id);
+                    (hit.id, piece, version)
                 })
                 .collect(),
         })

@@ -1,9 +1,10 @@
 //! Workers on a store that keeps its promises over a network that keeps none: requests are lost
 //! before or after they were carried out, or carried out late; lists are old; workers hang, die,
-//! leave and join; no two clocks agree; some read by search and some by export.
+//! leave and join; no two clocks agree. They read by search or by export, as it comes, and some are
+//! of a version that knows nothing of parts of the chunks.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use super::cut::Cut;
@@ -11,12 +12,13 @@ use super::worker::{Answer, Ended, Finish, Next, Request, Rules, Worker};
 use super::{ChunkMark, Listing, Piece, PieceState, Progress, Tally, Version};
 use crate::demo::events::random::Random;
 use crate::event::DAY_MS;
+use crate::teleport::part::Part;
 
 /// One event each millisecond of the audit log.
 const EVENTS: i64 = 60;
 const PIECE: i64 = 12;
-/// Chunks of the events of each piece.
-const CHUNKS: i64 = 5;
+/// Of a piece, before it is cut.
+const CHUNKS: i64 = 7;
 const RULES: Rules = Rules {
     lease: Duration::from_millis(600),
     turn: Duration::from_millis(10),
@@ -38,6 +40,7 @@ struct Store {
 impl Store {
     fn write(&mut self, id: &str, piece: &Piece, over: Option<Version>) -> Answer {
         let before = self.pieces.get(id);
+        let part = part_of(id);
         if before.map(|(_, version)| *version) != over {
             return Answer::Conflict;
         }
@@ -46,34 +49,58 @@ impl Store {
             assert!(is >= was, "{id} moves back from {was} to {is}");
             assert_ne!(before.state, PieceState::Done, "{id} was done");
         }
-        let is_settled = |event: i64| !has(piece, event) || self.settled[place(event)];
+        let all_settled = |from, to| own(part, from, to).all(|event| self.settled[place(event)]);
         let reached = piece.progress.position_ms;
-        assert!(
-            (piece.from_ms..reached).all(is_settled),
-            "{id} at {reached}"
-        );
+        assert!(all_settled(piece.from_ms, reached), "{id} at {reached}");
         if piece.state == PieceState::Done {
-            assert!((piece.from_ms..piece.to_ms).all(is_settled), "{id} is done");
+            assert!(all_settled(piece.from_ms, piece.to_ms), "{id} is done");
         }
         for mark in &piece.progress.chunks {
-            let mut events =
-                (piece.from_ms..piece.to_ms).filter(|event| chunk(*event) == mark.chunk);
-            assert!(events.all(is_settled), "{id} with {}", mark.chunk);
+            let mut marked = (piece.from_ms..piece.to_ms).filter(|event| is_marked(mark, *event));
+            let unsettled = marked.find(|event| !self.settled[place(*event)]);
+            assert_eq!(unsettled, None, "{id} has {mark:?}");
+            let is_own = part.has(&mark.chunk);
+            assert!(over.is_some() || is_own, "{id} begins with {mark:?}");
         }
+        let is_cut = before.is_some_and(|(before, _)| piece.to_ms < before.to_ms);
         self.seq_no += 1;
         let version = Version {
             seq_no: self.seq_no,
             primary_term: 1,
         };
-        self.pieces.insert(id.to_owned(), (piece.clone(), version));
+        // As a document is: what stands in its id alone is not in it.
+        let part = Part::WHOLE;
+        let document = Piece {
+            part,
+            ..piece.clone()
+        };
+        self.pieces.insert(id.to_owned(), (document, version));
+        if is_cut {
+            assert_eq!(self.in_none(|_| true), None, "{id} was cut");
+        }
         Answer::Written(version)
     }
 
-    fn carry_out(&mut self, request: &Request) -> Answer {
+    /// An event that is in none of these pieces.
+    fn in_none(&self, is_meant: impl Fn(&Piece) -> bool) -> Option<i64> {
+        let mut missing = vec![true; place(EVENTS)];
+        for (id, (piece, _)) in &self.pieces {
+            if is_meant(piece) {
+                for event in own(part_of(id), piece.from_ms, piece.to_ms) {
+                    missing[place(event)] = false;
+                }
+            }
+        }
+        (0..EVENTS).find(|event| missing[place(*event)])
+    }
+
+    fn carry_out(&mut self, request: &Request, knows_parts: bool) -> Answer {
         match request {
             Request::Write { id, piece, over } => self.write(id, piece, *over),
             Request::Look(id) => match self.pieces.get(id) {
-                Some((piece, version)) => Answer::Found(Box::new(piece.clone()), *version),
+                Some((piece, version)) => {
+                    Answer::Found(Box::new(piece.clone().with_id(id)), *version)
+                }
                 None => Answer::Missing,
             },
             Request::List => {
@@ -85,7 +112,13 @@ impl Store {
                 let open = open.filter(|(_, (piece, _))| piece.state != PieceState::Done);
                 Answer::Listed(Box::new(Listing {
                     pieces: open
-                        .map(|(id, (piece, version))| (id.clone(), piece.clone(), *version))
+                        .map(|(id, (piece, version))| {
+                            let mut piece = piece.clone();
+                            if knows_parts {
+                                piece = piece.with_id(id);
+                            }
+                            (id.clone(), piece, *version)
+                        })
                         .collect(),
                     n_pieces: self.shown.len() as u64,
                     n_done: count(PieceState::Done),
@@ -102,63 +135,123 @@ fn place(event: i64) -> usize {
 }
 
 fn chunk(event: i64) -> String {
-    format!("{}-{}", event / PIECE, event % CHUNKS)
+    format!("c{}", (event * 5 + event / 3) % CHUNKS)
 }
 
-fn has(piece: &Piece, event: i64) -> bool {
-    (piece.from_ms..piece.to_ms).contains(&event) && piece.part.has(&chunk(event))
+fn day(event: i64) -> i32 {
+    i32::try_from(event / PIECE).expect("there are few")
 }
 
-/// Work on a piece, by what this process knows: what it has been told, and what it has done.
+/// The part that a document is about, by its id.
+fn part_of(id: &str) -> Part {
+    Piece::new("s", 0, 0).with_id(id).part
+}
+
+/// Events of a span whose chunks are in a part.
+fn own(part: Part, from: i64, to: i64) -> impl Iterator<Item = i64> {
+    (from..to).filter(move |event| part.has(&chunk(*event)))
+}
+
+/// Where a mark says that an event is settled.
+fn is_marked(mark: &ChunkMark, event: i64) -> bool {
+    let is_before = |cursor: &String| event <= cursor.parse().expect("it is our own");
+    mark.day == day(event)
+        && mark.chunk == chunk(event)
+        && mark.cursor.as_ref().is_none_or(is_before)
+}
+
+/// The work on a piece. It knows what is settled by what the piece says and what it has done.
 struct Work {
     piece: Piece,
-    /// Its events that are to be read, oldest first.
-    left: Vec<i64>,
     by_export: bool,
+    /// No session recordings are to be read, so that chunks are written down.
+    marks_chunks: bool,
+    known: Vec<bool>,
 }
 
 impl Work {
-    fn begin(piece: Piece, by_export: bool) -> Self {
-        let is_marked = |event: i64| {
-            let mut marks = piece.progress.chunks.iter();
-            marks.any(|mark| mark.chunk == chunk(event))
-        };
-        // A search knows neither parts nor what has been read of chunks.
-        let left = if by_export {
-            (piece.from_ms..piece.to_ms)
-                .filter(|event| has(&piece, *event) && !is_marked(*event))
-                .filter(|event| *event >= piece.progress.position_ms)
-                .collect()
+    fn begin(piece: Piece, random: &mut Random) -> Self {
+        let by_export = !random.one_in(3);
+        let marks = if by_export {
+            &piece.progress.chunks[..]
         } else {
-            (piece.progress.position_ms..piece.to_ms).collect()
+            &[]
+        };
+        let is_known = |event| {
+            event < piece.progress.position_ms || marks.iter().any(|mark| is_marked(mark, event))
         };
         Self {
-            piece,
-            left,
+            known: (0..EVENTS).map(is_known).collect(),
             by_export,
+            marks_chunks: !random.one_in(4),
+            piece,
         }
     }
 
+    fn own(&self) -> impl Iterator<Item = i64> {
+        let part = if self.by_export {
+            self.piece.part
+        } else {
+            Part::WHOLE
+        };
+        own(part, self.piece.from_ms, self.piece.to_ms)
+    }
+
+    fn open(&self) -> Vec<i64> {
+        self.own()
+            .filter(|event| !self.known[place(*event)])
+            .collect()
+    }
+
+    /// Settles one event: by search any, by export the next of any chunk.
+    fn settle(&mut self, random: &mut Random, settled: &mut [bool]) {
+        let open = self.open();
+        if open.is_empty() {
+            return;
+        }
+        let any = usize::try_from(random.below(open.len() as u64)).expect("there are few");
+        let next = open.iter().find(|event| chunk(**event) == chunk(open[any]));
+        let event = if self.by_export {
+            *next.expect("it is one itself")
+        } else {
+            open[any]
+        };
+        settled[place(event)] = true;
+        self.known[place(event)] = true;
+    }
+
     fn progress(&self) -> Progress {
-        let position_ms = self.left.first().copied().unwrap_or(self.piece.to_ms);
+        let open = self.open();
+        let position_ms = match open.first() {
+            None => self.piece.to_ms,
+            Some(_) if self.by_export => self.piece.progress.position_ms,
+            Some(event) => *event,
+        };
         let mut chunks = Vec::new();
-        if self.by_export {
-            let span = self.piece.from_ms..self.piece.to_ms;
-            let mut names: Vec<_> = span
-                .filter(|event| has(&self.piece, *event))
-                .map(chunk)
-                .collect();
-            names.sort();
-            names.dedup();
-            names.retain(|name| self.left.iter().all(|event| chunk(*event) != *name));
-            chunks = names
-                .into_iter()
-                .map(|chunk| ChunkMark {
-                    day: 0,
-                    chunk,
-                    cursor: None,
-                })
-                .collect();
+        if !self.marks_chunks {
+            chunks.clone_from(&self.piece.progress.chunks);
+        } else if self.by_export {
+            // The last known one of each, up to the first open one.
+            let mut marks: BTreeMap<(i32, String), Option<i64>> = BTreeMap::new();
+            for event in self.own().filter(|event| self.known[place(*event)]) {
+                marks.insert((day(event), chunk(event)), Some(event));
+            }
+            for event in &open {
+                marks.entry((day(*event), chunk(*event))).or_insert(None);
+            }
+            let is_open = |key: &(i32, String)| {
+                let mut open = open.iter();
+                open.any(|event| (day(*event), chunk(*event)) == *key)
+            };
+            for (key, last) in marks {
+                let cursor = is_open(&key).then_some(last);
+                // Begun, or done.
+                if cursor != Some(None) {
+                    let cursor = cursor.flatten().map(|event| event.to_string());
+                    let (day, chunk) = key;
+                    chunks.push(ChunkMark { day, chunk, cursor });
+                }
+            }
         }
         Progress {
             position_ms,
@@ -166,11 +259,15 @@ impl Work {
         }
     }
 
-    /// How it is cut; it may turn out to be too small for that.
-    fn cut(&self) -> Cut {
-        match self.by_export {
-            true => Cut::Chunks(2),
-            false => Cut::Time(2),
+    /// How it could be cut.
+    fn cut(&self, knows_parts: bool) -> Option<Cut> {
+        let open = self.open();
+        let left_ms = self.piece.to_ms - open.first()?;
+        let chunks: BTreeSet<_> = open.iter().map(|event| chunk(*event)).collect();
+        if self.by_export {
+            (knows_parts && chunks.len() > 1).then_some(Cut::Chunks(2))
+        } else {
+            (left_ms > 3).then_some(Cut::Time(2))
         }
     }
 }
@@ -178,12 +275,13 @@ impl Work {
 /// A process: the worker, its clock, and the work on a piece.
 struct Process {
     worker: Worker,
+    /// Its version does.
+    knows_parts: bool,
     /// Of its clock, in thousandths of the true one.
     rate: u64,
     offset: u64,
     asked: Option<(u64, Request, u64)>,
     work: Option<Work>,
-    by_export: bool,
     ended: Option<Ended>,
     hangs_until: u64,
     dead: bool,
@@ -216,8 +314,6 @@ struct World {
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     serial: u64,
     takeovers: u32,
-    /// By time, and by chunks.
-    cuts: [u32; 2],
 }
 
 impl World {
@@ -232,11 +328,11 @@ impl World {
         let (rate, offset) = (900 + self.random.below(200), self.random.below(1_000_000));
         self.processes.push(Process {
             worker: Worker::new(format!("{n}"), format!("w{n}"), planned, RULES),
+            knows_parts: !self.random.one_in(5),
             rate,
             offset,
             asked: None,
             work: None,
-            by_export: self.random.one_in(2),
             ended: None,
             hangs_until: 0,
             dead: false,
@@ -284,7 +380,7 @@ impl World {
             match process.worker.next(clock) {
                 Next::Work(piece) => {
                     self.takeovers += piece.taken_over;
-                    process.work = Some(Work::begin(piece, process.by_export));
+                    process.work = Some(Work::begin(piece, &mut self.random));
                 }
                 Next::GiveUp => process.work = None,
                 Next::Wait(_) => {}
@@ -302,25 +398,22 @@ impl World {
         self.at(soon, Event::Turn(n));
     }
 
-    /// Events settle in any order; the position follows the unbroken part.
     fn work(&mut self, n: usize, now: u64) {
         let process = &mut self.processes[n];
         let clock = process.clock(now);
         let Some(work) = &mut process.work else {
             return;
         };
-        if !work.left.is_empty() {
-            let place_of_one = self.random.below(work.left.len() as u64);
-            let event = work.left.remove(usize::try_from(place_of_one).unwrap());
-            self.store.settled[place(event)] = true;
-        }
-        process.worker.progress(work.progress(), Tally::default());
-        if work.left.is_empty() {
+        work.settle(&mut self.random, &mut self.store.settled);
+        let progress = work.progress();
+        let is_done = progress.position_ms == work.piece.to_ms;
+        process.worker.progress(progress, Tally::default());
+        if is_done {
             process.work = None;
             process.worker.finished(Finish::Done, clock);
-        } else if self.random.one_in(60) {
-            let cut = work.cut();
-            self.cuts[usize::from(work.by_export)] += 1;
+        } else if self.random.one_in(15)
+            && let Some(cut) = work.cut(process.knows_parts)
+        {
             process.work = None;
             process.worker.finished(Finish::Cut(cut), clock);
         }
@@ -352,7 +445,9 @@ impl World {
                 Event::Turn(n) => self.turn(n, now),
                 Event::Arrive(n, number) => {
                     let request = self.requests.remove(&number).expect("it was sent");
-                    let answer = self.store.carry_out(&request);
+                    let answer = self
+                        .store
+                        .carry_out(&request, self.processes[n].knows_parts);
                     // Lost on the way back.
                     if now >= PEACE || !self.random.one_in(12) {
                         self.answers.insert(number, answer);
@@ -390,8 +485,17 @@ impl World {
     }
 }
 
-/// The world at its end.
-fn simulate(seed: u64) -> World {
+/// What there was.
+#[derive(Default)]
+struct Seen {
+    takeovers: u32,
+    workers: usize,
+    /// Pieces that are parts of the chunks, and those that are parts of parts.
+    parts: usize,
+    finer: usize,
+}
+
+fn simulate(seed: u64) -> Seen {
     let mut world = World {
         random: Random::new(seed),
         store: Store::default(),
@@ -401,7 +505,6 @@ fn simulate(seed: u64) -> World {
         queue: BinaryHeap::new(),
         serial: 0,
         takeovers: 0,
-        cuts: [0; 2],
     };
     world.store.settled = vec![false; place(EVENTS)];
     for from_ms in (0..EVENTS).step_by(usize::try_from(PIECE).unwrap()) {
@@ -415,34 +518,42 @@ fn simulate(seed: u64) -> World {
     world.run();
     let complete = |process: &&Process| matches!(process.ended, Some(Ended::Complete(_)));
     assert!(world.processes.iter().any(|process| complete(&process)));
-    let pieces = world.store.pieces.values().map(|(piece, _)| piece);
-    let (done, open): (Vec<_>, Vec<_>) = pieces.partition(|piece| piece.state == PieceState::Done);
-    for event in 0..EVENTS {
-        assert!(
-            done.iter().any(|piece| has(piece, event)),
-            "{event} is in none"
-        );
+    let is_done = |piece: &Piece| piece.state == PieceState::Done;
+    assert_eq!(world.store.in_none(is_done), None);
+    // Open ones: whoever wanted to cut a piece had lost it, and the request for a part came when all was done.
+    let mut pieces = world.store.pieces.values();
+    assert!(pieces.all(|(piece, _)| matches!(piece.state, PieceState::Done | PieceState::Open)));
+    let parts = world
+        .store
+        .pieces
+        .keys()
+        .map(|id| part_of(id))
+        .filter(|part| !part.is_whole());
+    let parts: Vec<_> = parts.map(|part| part.of).collect();
+    Seen {
+        takeovers: world.takeovers,
+        workers: world.processes.len(),
+        parts: parts.len(),
+        finer: parts.into_iter().filter(|of| *of > 2).count(),
     }
-    // Whoever wanted to cut a piece had lost it, and the request for a part came when all was done.
-    assert!(open.iter().all(|piece| piece.state == PieceState::Open));
-    world
 }
 
 #[test]
 fn whatever_breaks_each_piece_is_done_once_all_of_it_is_settled() {
-    let (mut takeovers, mut most) = (0, 0);
-    let mut cuts = [0; 2];
+    let mut all = Seen::default();
     for seed in 0..4_000 {
         // Its number is in the output of a failure.
         println!("seed {seed}");
-        let world = simulate(seed);
-        takeovers += world.takeovers;
-        most = most.max(world.processes.len());
-        cuts = [0, 1].map(|by| cuts[by] + world.cuts[by]);
+        let seen = simulate(seed);
+        all.takeovers += seen.takeovers;
+        all.workers = all.workers.max(seen.workers);
+        all.parts += seen.parts;
+        all.finer += seen.finer;
     }
-    assert!(takeovers > 4_000, "{takeovers} leases ended too soon");
-    assert!(most > 5, "{most} workers");
-    assert!(cuts.iter().all(|n_cuts| *n_cuts > 1_000), "{cuts:?} cuts");
+    assert!(all.takeovers > 4_000, "{} leases ended", all.takeovers);
+    assert!(all.workers > 5, "{} workers", all.workers);
+    assert!(all.parts > 8_000, "{} parts of chunks", all.parts);
+    assert!(all.finer > 1_000, "{} parts of parts", all.finer);
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Those chunks whose names' numbers leave `number` as the rest of a division by `of`. All parts `of`
 /// the same together have each chunk once, also one that is listed only later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
     /// Which, from 0.
     pub number: u64,
@@ -18,6 +18,11 @@ pub struct Part {
 impl Part {
     /// All chunks.
     pub const WHOLE: Self = Self { number: 0, of: 1 };
+
+    /// `None` if there is no such part.
+    pub fn new(number: u64, of: u64) -> Option<Self> {
+        (number < of).then_some(Self { number, of })
+    }
 
     /// Whether it has the chunk of this name.
     pub fn has(self, chunk: &str) -> bool {
