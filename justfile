@@ -42,6 +42,12 @@ release-build target="x86_64-unknown-linux-musl":
     cargo build --release --locked --target {{ target }}
     ls -l target/{{ target }}/release/teleport-event-indexer
 
+# Compile for Windows, on Linux (see docs/windows.md): it keeps compiling, and shows nothing else.
+windows:
+    CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc \
+        cargo build --release --locked --target x86_64-pc-windows-gnu
+    ls -l target/x86_64-pc-windows-gnu/release/teleport-event-indexer.exe
+
 # The whole thing on this machine, with stand-ins for both ends.
 demo *args:
     cargo run --release --locked -- demo {{ args }}

@@ -47,9 +47,8 @@ pub use self::show::Effective;
 pub use self::sources::Raw;
 pub use self::teleport::{CredentialPaths, TeleportConfig};
 
-pub(crate) use self::secret_file::readable_by_others;
-
 use self::resolver::Resolver;
+use crate::platform;
 
 /// The parts of a configuration without which a command cannot run. Parts that are given are
 /// checked always.
@@ -228,6 +227,15 @@ impl Config {
         let needs_elasticsearch = needs.elasticsearch || (needs.state && !is_sqlite);
         if needs_storage && !r.is_set(&keys::STORAGE) {
             r.missing(&keys::STORAGE, "name a directory for the state file");
+        }
+        if let Some(path) = storage.as_ref().filter(|_| needs_storage)
+            && platform::is_open_to_others(path)
+        {
+            let (folder, mend) = (path.display(), platform::mend_rights(path));
+            r.warn(format!(
+                "storage: {} what is in {folder}; {mend}",
+                platform::OTHERS
+            ));
         }
         let own = [
             &keys::TELEPORT_REQUESTS_PER_SECOND,

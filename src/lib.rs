@@ -40,6 +40,7 @@ mod clock;
 pub mod leader;
 pub mod output;
 mod packed;
+mod platform;
 pub mod secret;
 pub mod share;
 pub mod shutdown;

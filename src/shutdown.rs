@@ -2,42 +2,35 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::platform::{Hangups, Stops};
+
 /// What signals lead to.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Cancelled by the first SIGTERM or SIGINT: stop reading, settle what is in flight, commit.
+    /// Cancelled by the first (SIGTERM or SIGINT; Ctrl-C and the like on Windows): stop reading, settle what is in flight, commit.
     pub stop: CancellationToken,
     /// Cancelled by the second: end now.
     pub now: CancellationToken,
 }
 
 impl Shutdown {
-    /// Listens to SIGTERM and SIGINT from here on.
+    /// Listens from here on.
     ///
     /// # Errors
     /// If the system does not let us.
     pub fn on_signals() -> io::Result<Self> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut stops = Stops::listen()?;
         let shutdown = Self::default();
         let tokens = shutdown.clone();
         tokio::spawn(async move {
-            // Waiting for a signal may be dropped: one that has come is not forgotten.
-            let mut next = async || {
-                tokio::select! {
-                    _ = terminate.recv() => "SIGTERM",
-                    _ = interrupt.recv() => "SIGINT",
-                }
-            };
-            let first = next().await;
+            let first = stops.next().await;
             info!(signal = first, "stopping; a second signal ends at once");
             tokens.stop.cancel();
-            let second = next().await;
+            let second = stops.next().await;
             warn!(signal = second, "ending at once");
             tokens.now.cancel();
         });
@@ -45,7 +38,7 @@ impl Shutdown {
     }
 }
 
-/// SIGHUP, which asks a daemon to read again what may have changed. Without this it ends a process.
+/// SIGHUP, which asks a daemon to read again what may have changed. There is none on Windows.
 /// Each listener and each clone of it is told of each signal.
 #[derive(Clone, Debug)]
 pub struct Reload(watch::Receiver<()>);
@@ -56,10 +49,10 @@ impl Reload {
     /// # Errors
     /// If the system does not let us.
     pub fn on_signal(what: &'static str) -> io::Result<Self> {
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut hangups = Hangups::listen()?;
         let (sender, receiver) = watch::channel(());
         tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
+            while hangups.next().await.is_some() {
                 info!(signal = "SIGHUP", "reading {what} again");
                 sender.send_replace(());
             }

@@ -12,6 +12,7 @@ use ring::digest;
 use thiserror::Error;
 
 use super::storage::{self, StorageError};
+use crate::platform;
 
 /// How often, and with what pause, a lock is tried that somebody holds. [`RoleLock::holder`] must
 /// take it for an instant to see whether it is free, and a start must not fail because of that.
@@ -78,10 +79,9 @@ pub struct Holder {
 impl Holder {
     /// Who we are.
     pub fn this_process() -> Self {
-        let name = rustix::system::uname();
         Self {
             pid: Some(std::process::id()),
-            host: Some(name.nodename().to_string_lossy().into_owned()),
+            host: Some(platform::host_name()),
         }
     }
 
@@ -168,7 +168,7 @@ impl RoleLock {
                     return Err(LockError::Held {
                         role: role.clone(),
                         storage: storage.to_owned(),
-                        holder: read_holder(&mut file).map_err(failed)?,
+                        holder: read_holder(&mut file),
                     });
                 }
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
@@ -222,7 +222,7 @@ impl RoleLock {
         // Shared, so that two who look do not take each other for the holder.
         match file.try_lock_shared() {
             Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => read_holder(&mut file).map(Some).map_err(failed),
+            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
     }
@@ -236,11 +236,14 @@ impl Drop for RoleLock {
     }
 }
 
-fn read_holder(file: &mut File) -> io::Result<Holder> {
+/// Unknown if the file cannot be read: a lock of Windows keeps others from its content, too.
+fn read_holder(file: &mut File) -> Holder {
     let mut text = Vec::new();
-    file.rewind()?;
-    file.take(1024).read_to_end(&mut text)?;
-    Ok(Holder::parse(&String::from_utf8_lossy(&text)))
+    let read = file.rewind();
+    match read.and_then(|()| file.take(1024).read_to_end(&mut text)) {
+        Ok(_) => Holder::parse(&String::from_utf8_lossy(&text)),
+        Err(_) => Holder::default(),
+    }
 }
 
 #[cfg(test)]

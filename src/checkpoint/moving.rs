@@ -14,6 +14,7 @@ use super::error::classify;
 use super::lock::{LockError, RoleLock};
 use super::storage::{self, StorageError};
 use super::{BackupError, Checkpoint, CheckpointError, FILE_NAME, OPENING_LOCK};
+use crate::platform;
 
 /// What the file is called on its way to elsewhere, and on its way here.
 const LEAVING: &str = "state.sqlite.leaving";
@@ -170,8 +171,7 @@ impl Moving {
             done(&from, fs::rename(&from, &to))?;
         }
         // It shall not come back by a power failure.
-        let directory = fs::File::open(&self.storage).and_then(|directory| directory.sync_all());
-        done(&self.storage, directory)
+        done(&self.storage, platform::sync_folder(&self.storage))
     }
 
     fn remove(&self, name: &str) -> Result<(), MoveError> {

@@ -1,11 +1,12 @@
 //! The `storage` directory and the private files in it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::platform;
 
 /// Why the `storage` directory, or a file in it, cannot be used.
 #[derive(Debug, Error)]
@@ -66,9 +67,8 @@ pub(super) fn prepare_directory(storage: &Path) -> Result<(), StorageError> {
     match fs::metadata(storage) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => return Err(not_a_directory(storage)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => DirBuilder::new()
+        Err(error) if error.kind() == io::ErrorKind::NotFound => platform::private_folder()
             .recursive(true)
-            .mode(0o700)
             .create(storage)
             .map_err(|source| directory(storage, source))?,
         Err(source) => return Err(directory(storage, source)),
@@ -83,95 +83,43 @@ pub(super) fn prepare_directory(storage: &Path) -> Result<(), StorageError> {
 /// process holds on it, those of SQLite too.
 pub(super) fn open_private(path: &Path) -> Result<File, StorageError> {
     let failed = |source| file(path, source);
-    let file = OpenOptions::new()
+    let file = platform::private_file()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    make_private(path)?;
+    platform::make_private(path).map_err(failed)?;
     Ok(file)
 }
 
 /// Creates an empty file for this user alone, or leaves an existing one unopened and takes away
 /// what others may do with it. See [`open_private`] for why it is not opened.
 pub(super) fn create_private(path: &Path) -> Result<(), StorageError> {
-    let created = OpenOptions::new()
+    let created = platform::private_file()
         .write(true)
         .create_new(true)
-        .mode(0o600)
         .open(path);
     match created {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(source) => return Err(file(path, source)),
     }
-    make_private(path)
+    platform::make_private(path).map_err(|source| file(path, source))
 }
 
-/// A file of another owner, to which a group gives access (a volume with an `fsGroup`), keeps its
-/// mode: only the owner may change it.
-fn make_private(path: &Path) -> Result<(), StorageError> {
-    let failed = |source| file(path, source);
-    let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
-    if mode & 0o777 == 0o600 {
-        return Ok(());
-    }
-    match fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        other => other.map_err(failed),
-    }
-}
-
-#[cfg(target_os = "linux")]
+/// A WAL is unsafe there: its readers and writers must share memory and locks, which two machines
+/// cannot and which these do not always offer even on one.
 fn refuse_network_file_system(storage: &Path) -> Result<(), StorageError> {
-    let status = rustix::fs::statfs(storage).map_err(|errno| directory(storage, errno.into()))?;
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "the number has 32 bits; the type that carries it differs between machines"
-    )]
-    let magic = status.f_type as u32;
-    match network_file_system(magic) {
-        Some(name) => Err(StorageError::Network {
+    match platform::network_file_system(storage) {
+        Ok(None) => Ok(()),
+        Ok(Some(name)) => Err(StorageError::Network {
             path: storage.to_owned(),
             name,
         }),
-        None => Ok(()),
+        Err(source) => Err(directory(storage, source)),
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn refuse_network_file_system(_storage: &Path) -> Result<(), StorageError> {
-    Ok(())
-}
-
-/// The name of a file system on which a WAL is unsafe: its readers and writers must share memory
-/// and locks, which two machines cannot and which these do not always offer even on one.
-///
-/// The numbers are those of Linux' `statfs(2)`. FUSE is not among them: it hides sshfs behind the
-/// same number as the root of a rootless container.
-#[cfg(any(target_os = "linux", test))]
-fn network_file_system(magic: u32) -> Option<&'static str> {
-    Some(match magic {
-        0x6969 => "nfs",
-        0x517B => "smb",
-        0xFF53_4D42 => "cifs",
-        0xFE53_4D42 => "smb2",
-        0x0102_1997 => "9p",
-        0x00C3_6400 => "ceph",
-        0x5346_414F | 0x6B41_4653 => "afs",
-        0x7375_7245 => "coda",
-        0x564C => "ncp",
-        0x0BD0_0BD0 => "lustre",
-        0x4750_4653 => "gpfs",
-        0x1983_0326 => "beegfs",
-        0x0116_1970 => "gfs2",
-        0x7461_636F => "ocfs2",
-        0x786F_4256 => "vboxsf",
-        _ => return None,
-    })
 }
 
 fn not_a_directory(path: &Path) -> StorageError {
@@ -199,26 +147,12 @@ fn file(path: &Path, source: io::Error) -> StorageError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
-    fn network_file_systems_are_told_from_local_ones() {
-        for (magic, name) in [(0x6969, "nfs"), (0xFF53_4D42, "cifs"), (0x0102_1997, "9p")] {
-            assert_eq!(network_file_system(magic), Some(name));
-        }
-        // ext4, xfs, btrfs, tmpfs, overlay, zfs, f2fs, FUSE
-        for magic in [
-            0xEF53,
-            0x5846_5342,
-            0x9123_683E,
-            0x0102_1994,
-            0x794C_7630,
-            0x2FC1_2FC1,
-            0xF2F5_2010,
-            0x6573_5546,
-        ] {
-            assert_eq!(network_file_system(magic), None);
-        }
+    fn a_network_file_system_is_named() {
         let error = StorageError::Network {
             path: "/mnt/share".into(),
             name: "nfs",

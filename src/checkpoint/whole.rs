@@ -1,8 +1,7 @@
 //! The state file as a whole: copied, or moved aside.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
@@ -12,6 +11,7 @@ use super::error::classify;
 use super::lock::{LockError, RoleLock};
 use super::storage::{self, StorageError};
 use super::{Checkpoint, CheckpointError, FILE_NAME, OPENING_LOCK};
+use crate::platform;
 
 /// Why there is no copy. Nothing was left behind.
 #[derive(Debug, Error)]
@@ -78,12 +78,7 @@ impl Checkpoint {
                 "the name is no valid UTF-8",
             ))
         })?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(refused)?;
+        let file = platform::create_private(path).map_err(refused)?;
         let copied = self.copy_into(name).map_err(BackupError::Copy);
         let done = copied.and_then(|()| {
             file.sync_all().map_err(|source| BackupError::Sync {

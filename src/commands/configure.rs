@@ -3,9 +3,8 @@
 mod handover;
 mod helm;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -18,6 +17,7 @@ use crate::config::keys::{self, Group, Key, Kind};
 use crate::config::sources::FlagSetting;
 use crate::config::written::Written;
 use crate::output;
+use crate::platform;
 
 const LOCKS: &str = "      # Locks for users who fail to log in again and again.
       - resources: [lock]
@@ -282,12 +282,11 @@ fn prepare(path: &PathBuf, content: &Content) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mode = if content.is_private { 0o600 } else { 0o644 };
-    let mut file: File = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = if content.is_private {
+        platform::create_private(path)?
+    } else {
+        File::create_new(path)?
+    };
     file.write_all(content.text.as_bytes())?;
     file.sync_all()
 }

@@ -2,9 +2,7 @@
 
 mod retry;
 
-use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +20,7 @@ use crate::commands::status::{no_state, time};
 use crate::commands::{Exit, Failure};
 use crate::config::{Config, StateHome};
 use crate::output::{self, Reader};
+use crate::platform;
 use crate::shutdown::Shutdown;
 
 /// Bytes of documents that are in memory at once, beyond one.
@@ -226,11 +225,7 @@ fn failed_to_write(path: Option<&Path>) -> String {
 }
 
 fn new_private_file(path: &Path) -> Result<std::fs::File, Failure> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let file = platform::create_private(path);
     Ok(file.with_context(|| format!("cannot create {}, which must not exist", path.display()))?)
 }
 

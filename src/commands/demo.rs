@@ -6,8 +6,6 @@
 //! offered, by the other event API: every document is there already then, which proves that none
 //! is missing and that an event's id does not depend on the way it came.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +33,7 @@ use crate::demo::certs::{Cluster, IdentityOptions};
 use crate::demo::elastic::{ElasticsearchOptions, StandInElasticsearch};
 use crate::demo::events::{self, Id};
 use crate::output;
+use crate::platform;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Stats;
 

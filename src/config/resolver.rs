@@ -9,6 +9,7 @@ use super::secret_file;
 use super::sources::{Raw, Setting, Value};
 use super::values::Problem;
 use crate::output::Chain;
+use crate::platform;
 use crate::secret::Secret;
 
 /// The form of a secret that lies in a file.
@@ -110,7 +111,9 @@ impl Resolver {
                     Ok((secret, is_exposed)) => {
                         if is_exposed {
                             self.warn(format!(
-                                "{place}: other users can read {path}; chmod 600 {path}"
+                                "{place}: {} {path}; {}",
+                                platform::OTHERS,
+                                platform::mend_rights(path.as_ref())
                             ));
                         }
                         return Some(secret);
@@ -130,10 +133,10 @@ impl Resolver {
                         _ => None,
                     };
                     if let Some(file) = file {
-                        let file = file.display();
                         self.warn(format!(
-                            "{place}: other users can read this secret; chmod 600 {file}, or use \
-                             {FILE_PREFIX}PATH"
+                            "{place}: {} this secret; {}, or use {FILE_PREFIX}PATH",
+                            platform::OTHERS,
+                            platform::mend_rights(file)
                         ));
                     }
                     return Some(secret);

@@ -1,10 +1,10 @@
 //! Secrets that lie in files of their own.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::platform;
 use crate::secret::Secret;
 
 /// More than any key or password has; keeps a wrong path (a device, a log) from being read whole.
@@ -21,7 +21,7 @@ pub enum SecretFileError {
     Empty,
 }
 
-/// The first line of the file, and whether other users may read it.
+/// The first line of the file, and whether other users may read it ([`platform::others_may_read`]).
 pub(super) fn read(path: &Path) -> Result<(Secret, bool), SecretFileError> {
     let file = File::open(path).map_err(SecretFileError::Read)?;
     let metadata = file.metadata().map_err(SecretFileError::Read)?;
@@ -31,16 +31,11 @@ pub(super) fn read(path: &Path) -> Result<(Secret, bool), SecretFileError> {
         .map_err(SecretFileError::Read)?;
     match text.lines().next() {
         None | Some("") => Err(SecretFileError::Empty),
-        Some(line) => Ok((Secret::new(line), readable_by_others(&metadata))),
+        Some(line) => Ok((
+            Secret::new(line),
+            platform::others_may_read(path, &metadata),
+        )),
     }
-}
-
-/// Whether more users than necessary may read the file: everybody, or the group of a file that is
-/// our own. A group that gives *us* the right to somebody else's file is as it should be.
-pub(crate) fn readable_by_others(metadata: &Metadata) -> bool {
-    let mode = metadata.mode();
-    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
-    metadata.is_file() && (mode & 0o004 != 0 || (mode & 0o040 != 0 && is_ours))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::former::Former;
 use super::keys::{self, CONFIG_VARIABLE, KEYS, Key, Kind, VARIABLE_PREFIX};
 use super::mistakes::{Mistake, Origin, Warning};
-use super::secret_file::readable_by_others;
+use crate::platform;
 
 /// Prefixes of the variables of `teleport-event-handler`; it has used both.
 const FORMER_PREFIXES: [&str; 2] = ["FDFWD_", "FDWRD_"];
@@ -248,7 +248,7 @@ impl Raw {
         };
         let text = std::fs::read_to_string(path).map_err(failed)?;
         let metadata = std::fs::metadata(path).map_err(failed)?;
-        if readable_by_others(&metadata) {
+        if platform::others_may_read(path, &metadata) {
             self.exposed_file = Some(path.to_owned());
         }
         self.add_file(path, &text);

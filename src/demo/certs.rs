@@ -17,6 +17,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
+use crate::platform;
+
 /// Why certificates could not be made or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -357,18 +359,16 @@ fn at<T: From<SystemTime>>(time: DateTime<Utc>) -> T {
 }
 
 fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     let failed = |source| Error::Write {
         path: path.to_owned(),
         source,
     };
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
-    let mut file = std::fs::OpenOptions::new()
+    let mut file = platform::private_file()
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600)
         .open(&fresh)
         .map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;

@@ -1,19 +1,18 @@
 //! What systemd is told: that the program is ready, how it stands, and that it is alive. The
 //! protocol is a line of text in a datagram.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::platform::NotifySocket;
+
 /// Whoever has started the program and wants to hear of it. Mostly nobody.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
-    socket: Option<(UnixDatagram, SocketAddr)>,
+    socket: Option<NotifySocket>,
     /// How often it wants to hear that the program is alive.
     watchdog: Option<Duration>,
     fed: Option<Instant>,
@@ -23,7 +22,7 @@ impl ServiceManager {
     pub(super) fn from_environment() -> Self {
         let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
         let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
-        let socket = name.and_then(|name| match open(&name) {
+        let socket = name.and_then(|name| match NotifySocket::open(&name) {
             Ok(socket) => Some(socket),
             Err(failed) => {
                 warn!("systemd cannot be told how the program stands: {failed}");
@@ -43,13 +42,13 @@ impl ServiceManager {
 
     /// Tells it something, if there is somebody. Never waits.
     pub(super) fn tell(&mut self, words: &str) {
-        let Some((socket, address)) = &self.socket else {
+        let Some(socket) = &self.socket else {
             return;
         };
         // One assignment, whatever is in it.
         let line = words.replace(['\n', '\r'], " ");
-        match socket.send_to_addr(line.as_bytes(), address) {
-            Ok(_) => {}
+        match socket.send(line.as_bytes()) {
+            Ok(()) => {}
             // It has much to read; the next one will do.
             Err(full) if full.kind() == io::ErrorKind::WouldBlock => {}
             Err(failed) => {
@@ -69,18 +68,4 @@ impl ServiceManager {
             self.tell("WATCHDOG=1");
         }
     }
-}
-
-fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
-    let address = match name.as_bytes() {
-        #[cfg(target_os = "linux")]
-        [b'@', rest @ ..] => {
-            use std::os::linux::net::SocketAddrExt;
-            SocketAddr::from_abstract_name(rest)?
-        }
-        _ => SocketAddr::from_pathname(name)?,
-    };
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    Ok((socket, address))
 }

@@ -20,7 +20,8 @@ use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::certificate::life;
-use crate::config::{CredentialPaths, readable_by_others};
+use crate::config::CredentialPaths;
+use crate::platform;
 use crate::telemetry::Life;
 
 /// Credentials that have been read and fit together.
@@ -395,7 +396,7 @@ impl PemFile {
         let file = Self {
             what,
             path: path.to_owned(),
-            is_exposed: readable_by_others(&metadata),
+            is_exposed: platform::others_may_read(path, &metadata),
             blocks: Vec::new(),
         };
         file.with_blocks_of(bytes)

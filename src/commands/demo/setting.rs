@@ -10,7 +10,7 @@ impl Folder {
         let name = format!("teleport-event-indexer-demo-{}", std::process::id());
         for attempt in 0..100 {
             let path = std::env::temp_dir().join(format!("{name}-{attempt}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
+            match platform::private_folder().create(&path) {
                 Ok(()) => return Ok(Self(path)),
                 // Never into a folder that somebody else has put there.
                 Err(taken) if taken.kind() == std::io::ErrorKind::AlreadyExists => {}

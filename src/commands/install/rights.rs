@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::elastic::assets::{Answer, Method, Request};
 use crate::elastic::client::{Client, ClientError};
 use crate::elastic::rights::{self, Kind, Made, Plan, Rights, RightsError, State, Step, Wanted};
 use crate::output;
+use crate::platform;
 
 pub(super) async fn grant(
     client: &Client,
@@ -199,12 +199,7 @@ async fn apply(
 }
 
 fn create(path: &Path) -> Result<File, Failure> {
-    let created = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    created.map_err(|error| {
+    platform::create_private(path).map_err(|error| {
         let words = format!(
             "no secret was made, since the file {} cannot be created",
             path.display()

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::error::{CallError, Unreachable};
 use crate::config::{CredentialPaths, TeleportConfig};
 use crate::output::Chain;
+use crate::platform;
 use crate::telemetry::Alarm;
 use crate::teleport::dial::{AnyStream, Dialer, Route};
 use crate::teleport::identity::{Credentials, IdentityError, shown};
@@ -64,8 +65,12 @@ impl Connection {
         info!(cluster = %credentials.cluster, address = %config.addr, expires = %shown(&credentials.not_after),
             "credentials read");
         if let Some(file) = &credentials.exposed {
-            let file = file.display();
-            warn!("other users can read the private key in {file}: chmod 600 {file}");
+            warn!(
+                "{} the private key in {}: {}",
+                platform::OTHERS,
+                file.display(),
+                platform::mend_rights(file)
+            );
         }
         let shared = Arc::new(Shared {
             dialer: Dialer::from_environment(config.addr.clone()),

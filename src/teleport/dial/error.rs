@@ -4,13 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use rustix::io::Errno;
 use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
 
 use super::{DIAL_TIMEOUT, Way, transport};
 use crate::config::Address;
 use crate::output::{Chain, RAISE_OPEN_FILES};
+use crate::platform::is_out_of_files;
 
 /// Why there is no connection: what came of each way that was tried.
 #[derive(Debug)]
@@ -342,12 +342,4 @@ pub(crate) fn explain_alert(alert: AlertDescription) -> (&'static str, &'static 
             "check addr and identity in [teleport]",
         ),
     }
-}
-
-/// The process has as many files and connections open as it may have, or the system has.
-fn is_out_of_files(error: &io::Error) -> bool {
-    let full = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    error
-        .raw_os_error()
-        .is_some_and(|code| full.contains(&code))
 }
