@@ -9,6 +9,7 @@
 //! whoever leads closes the gap, which is part of the state, and then deletes it.
 
 mod settled;
+mod written;
 
 use std::collections::HashMap;
 
@@ -35,6 +36,9 @@ const LARGEST: usize = 1 << 30;
 
 /// Letters of one page: with the largest first parts, 16 MiB.
 const PAGE: usize = 30;
+
+/// Letters that are asked for at once: some hundred KiB of ids.
+const ASKED: usize = 2_000;
 
 /// The dead letters of one state.
 #[derive(Clone, Debug)]
@@ -158,13 +162,28 @@ impl DeadLetterIndex {
         if more > 0 && bytes > cap_bytes {
             return Err(DeadLetterIndexError::Full { bytes, cap_bytes });
         }
-        for letter in letters {
+        let packed: Vec<_> = letters.iter().map(packed_of).collect();
+        let mut writer = self.writer();
+        for (letter, packed) in letters.iter().zip(&packed) {
             let id = self.id(&letter.document_id, &letter.index_name);
-            let first_seen_ms = known.get(&id).copied().unwrap_or(letter.first_seen_ms);
-            self.put(&id, letter, first_seen_ms.min(letter.first_seen_ms))
-                .await?;
+            for (number, packed) in packed.iter().enumerate().skip(1) {
+                let packed = packed.clone();
+                let part = json!(Part { packed });
+                writer.add(&part_id(&id, number), &part).await?;
+            }
         }
-        Ok(())
+        // Within one request a first part may be stored and one before it refused.
+        writer.send().await?;
+        for (letter, packed) in letters.iter().zip(&packed) {
+            let id = self.id(&letter.document_id, &letter.index_name);
+            let before = known.get(&id).copied();
+            let first_seen_ms = before.map_or(letter.first_seen_ms, |before| {
+                before.min(letter.first_seen_ms)
+            });
+            let first = json!(self.first(letter, packed, first_seen_ms));
+            writer.add(&id, &first).await?;
+        }
+        writer.send().await
     }
 
     /// When those of them that are there were first seen, by id.
@@ -172,44 +191,34 @@ impl DeadLetterIndex {
         &self,
         letters: &[DeadLetter],
     ) -> Result<HashMap<String, i64>, DeadLetterIndexError> {
-        let ids = letters
-            .iter()
-            .map(|l| self.id(&l.document_id, &l.index_name));
-        let docs: Vec<_> = ids
-            .map(|id| json!({"_id": id, "_source": ["first_seen_ms", "settled"]}))
-            .collect();
-        let path = format!("/{INDEX}/_mget?filter_path=docs._id,docs._source,docs.error.type");
-        let query = json!({ "docs": docs });
-        let found = self.ask(Method::Post, &path, &query, READ).await?;
-        let docs = found["docs"].as_array().map_or(&[][..], Vec::as_slice);
-        let known = docs.iter().filter_map(|doc| {
-            let first_seen_ms = doc["_source"]["first_seen_ms"].as_i64()?;
-            let is_settled = doc["_source"]["settled"].as_bool()?;
-            let id = doc["_id"].as_str()?.to_owned();
-            (!is_settled).then_some((id, first_seen_ms))
-        });
-        Ok(known.collect())
+        let mut known = HashMap::new();
+        for letters in letters.chunks(ASKED) {
+            let ids = letters
+                .iter()
+                .map(|l| self.id(&l.document_id, &l.index_name));
+            let docs: Vec<_> = ids
+                .map(|id| json!({"_id": id, "_source": ["first_seen_ms", "settled"]}))
+                .collect();
+            let path = format!("/{INDEX}/_mget?filter_path=docs._id,docs._source,docs.error.type");
+            let query = json!({ "docs": docs });
+            let found = self.ask(Method::Post, &path, &query, READ).await?;
+            let docs = found["docs"].as_array().map_or(&[][..], Vec::as_slice);
+            known.extend(docs.iter().filter_map(|doc| {
+                let first_seen_ms = doc["_source"]["first_seen_ms"].as_i64()?;
+                let is_settled = doc["_source"]["settled"].as_bool()?;
+                let id = doc["_id"].as_str()?.to_owned();
+                (!is_settled).then_some((id, first_seen_ms))
+            }));
+        }
+        Ok(known)
     }
 
-    async fn put(
-        &self,
-        id: &str,
-        letter: &DeadLetter,
-        first_seen_ms: i64,
-    ) -> Result<(), DeadLetterIndexError> {
-        let (document, packed) = match std::str::from_utf8(&letter.document) {
-            Ok(text) if letter.form == DocumentForm::Json && text.len() <= PART => {
-                (Some(text.to_owned()), Vec::new())
-            }
-            _ => (None, packed::parts(&letter.document, PART)),
+    fn first(&self, letter: &DeadLetter, packed: &[String], first_seen_ms: i64) -> Letter {
+        let document = match packed {
+            [] => Some(String::from_utf8_lossy(&letter.document).into_owned()),
+            _ => None,
         };
-        for (number, packed) in packed.iter().enumerate().skip(1) {
-            let part = json!(Part {
-                packed: packed.clone()
-            });
-            self.write_one(&part_id(id, number), &part).await?;
-        }
-        let first = json!(Letter {
+        Letter {
             state: self.state.clone(),
             settled: false,
             document_id: letter.document_id.clone(),
@@ -224,17 +233,8 @@ impl DeadLetterIndex {
             bytes: letter.bytes(),
             document,
             parts: packed.len(),
-            packed: packed.into_iter().next(),
-        });
-        self.write_one(id, &first).await
-    }
-
-    async fn write_one(&self, id: &str, document: &Value) -> Result<(), DeadLetterIndexError> {
-        let id = super::assets::percent_encoded(id);
-        let path = format!("/{INDEX}/_doc/{id}?filter_path=result");
-        self.ask(Method::Put, &path, document, WRITE)
-            .await
-            .map(drop)
+            packed: packed.first().cloned(),
+        }
     }
 
     /// Letters from a place on, in the order in which they came, and where the next page begins. What
@@ -366,6 +366,16 @@ impl DeadLetterIndex {
         let answer = self.client.request(method, path, body).await?;
         read(&answer, doing)
     }
+}
+
+/// A document in parts; none of one that is kept as the text that it is.
+fn packed_of(letter: &DeadLetter) -> Vec<String> {
+    let is_small = letter.document.len() <= PART;
+    let is_text = letter.form == DocumentForm::Json && str::from_utf8(&letter.document).is_ok();
+    if is_small && is_text {
+        return Vec::new();
+    }
+    packed::parts(&letter.document, PART)
 }
 
 fn part_id(id: &str, number: usize) -> String {

@@ -1,5 +1,8 @@
 //! Daemons that share a state in a real Elasticsearch, of which one leads.
 
+mod hosts;
+mod refused;
+
 use std::time::Duration;
 
 use bytes::Bytes;

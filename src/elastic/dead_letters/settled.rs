@@ -55,7 +55,9 @@ impl DeadLetterIndex {
                 "first_seen_ms": found["first_seen_ms"],
                 "parts": parts,
             });
-            self.write_one(&id, &marker).await
+            let mut writer = self.writer();
+            writer.add(&id, &marker).await?;
+            writer.send().await
         } else {
             self.delete_parts(&id, 0..parts.max(1)).await
         }
@@ -148,7 +150,7 @@ impl DeadLetterIndex {
     }
 
     /// The statuses of what was carried out.
-    async fn delete(&self, actions: &[Value]) -> Result<Vec<u64>, DeadLetterIndexError> {
+    async fn delete(&self, actions: &[Value]) -> Result<Vec<u16>, DeadLetterIndexError> {
         if actions.is_empty() {
             return Ok(Vec::new());
         }
@@ -156,21 +158,14 @@ impl DeadLetterIndex {
         for action in actions {
             writeln!(body, "{action}").expect("a text takes all");
         }
-        let path = format!("/{INDEX}/_bulk?filter_path=items.delete.status");
-        let body = Body::Ndjson(body.into());
-        let answer = self.client.request(Method::Post, &path, body).await?;
-        let answer = read(&answer, WRITE)?;
-        let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
-        let statuses = items
-            .iter()
-            .filter_map(|item| item["delete"]["status"].as_u64());
-        let statuses: Vec<_> = statuses.collect();
-        let is_done = |status: &u64| matches!(status, 200..300 | 404 | 409);
-        if statuses.len() == actions.len() && statuses.iter().all(is_done) {
-            Ok(statuses)
-        } else {
-            Err(DeadLetterIndexError::Unexpected(WRITE))
-        }
+        let done = self.bulk(body, actions.len()).await?;
+        // One that is gone, or was kept again meanwhile, is no failure.
+        done.into_iter()
+            .map(|item| match item.status {
+                status @ (404 | 409) => Ok(status),
+                _ => item.success(),
+            })
+            .collect()
     }
 
     /// Deletes all letters of the state, and what is left of those that have settled.

@@ -5,6 +5,7 @@
 )]
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,6 +102,8 @@ pub(crate) enum Conduct {
     InTheMiddle(TlsAcceptor, TlsConnector),
     /// Accepts them and hangs up.
     HangsUp,
+    /// Accepts them and does nothing; so it is with those of before, which are not cut.
+    Hangs,
 }
 
 /// A listener before a server.
@@ -143,8 +146,15 @@ impl Listener {
                 };
                 all.n_accepted.fetch_add(1, Ordering::Relaxed);
                 let lasts = all.connections();
-                let served = serve(client, all.target(), all.conduct());
-                tokio::spawn(async move { lasts.run_until_cancelled(served).await });
+                let all = all.clone();
+                tokio::spawn(async move {
+                    let mut served = pin!(serve(client, all.target(), all.conduct()));
+                    let is_cut = lasts.run_until_cancelled(served.as_mut()).await.is_none();
+                    if is_cut && matches!(all.conduct(), Conduct::Hangs) {
+                        // Nothing moves, and nothing is closed.
+                        std::future::pending().await
+                    }
+                });
             }
         });
         Self {
@@ -233,6 +243,7 @@ async fn serve(client: TcpStream, target: SocketAddr, conduct: Conduct) {
             }
         }
         Conduct::HangsUp => {}
+        Conduct::Hangs => std::future::pending().await,
     }
 }
 
