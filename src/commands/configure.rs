@@ -2,6 +2,7 @@
 
 mod handover;
 mod helm;
+mod manifest;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -116,10 +117,15 @@ fn install(written: &Written) -> String {
             ),
         ),
     };
+    let work = if manifest::is_led(written) {
+        " --work"
+    } else {
+        ""
+    };
     let trust = [&keys::CA, &keys::CA_FINGERPRINT].map(|key| flag(key).unwrap_or_default());
     format!(
         "Elasticsearch:{first} as a user who may:\n\n  \
-         teleport-event-indexer install{address}{} \\",
+         teleport-event-indexer install{work}{address}{} \\",
         trust.concat()
     )
 }
@@ -169,6 +175,10 @@ fn contents(options: &Configure, written: &Written, handover: Option<&Handover>)
     let start = is_first.then_some((keys::START_TIME.name, start.as_str()));
     let changes: Vec<(&'static str, &str)> = start.into_iter().collect();
     let mut in_container = [&changes[..], IN_CONTAINER].concat();
+    if manifest::is_led(written) {
+        // There is no volume.
+        in_container.retain(|(name, _)| *name != keys::STORAGE.name);
+    }
     in_container.extend(written.is_set(keys::CA.name).then_some(CA_IN_CONTAINER));
     let config = written.text(|key| !is_of_this_machine(key), &in_container);
     let indented: Vec<String> = config
@@ -178,8 +188,7 @@ fn contents(options: &Configure, written: &Written, handover: Option<&Handover>)
     let locks = if options.locks { LOCKS } else { "" };
     let role = include_str!("../../templates/configure/teleport-role.yaml");
     let tbot = include_str!("../../templates/configure/tbot.yaml");
-    let kubernetes = include_str!("../../templates/configure/kubernetes.yaml");
-    let kubernetes = handover::manifest(handover, kubernetes);
+    let kubernetes = manifest::manifest(written, handover);
     let unit = include_str!("../../packaging/systemd/teleport-event-indexer.service");
     let content = |name, purpose, text: String| Content {
         name,

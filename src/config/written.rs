@@ -101,6 +101,9 @@ impl Written {
         let is_set = |names: &[&str]| names.iter().any(|name| settings.contains_key(*name));
         // What stands in the example as one way must not contradict another that was chosen.
         let is_replaced = |name: &str| match name {
+            "storage" => settings
+                .get("state")
+                .is_some_and(|s| s.contains("elasticsearch")),
             "teleport.identity" => is_set(&["teleport.key"]),
             "forward.elasticsearch.hosts" => is_set(&["forward.elasticsearch.cloud-id"]),
             "forward.elasticsearch.api-key" => is_set(&[

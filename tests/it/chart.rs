@@ -6,6 +6,11 @@ use std::process::Command;
 use crate::support::program::Indexer;
 use crate::support::tool;
 
+const CHART: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/packaging/helm/teleport-event-indexer"
+);
+
 /// What Helm prints.
 fn run(helm: &Path, args: &[&str]) -> String {
     let output = Command::new(helm).args(args).output();
@@ -40,10 +45,6 @@ fn the_chart_takes_what_configure_writes() {
         "token/token",
         "a-token-that-nobody-guesses-and-that-is-long",
     );
-    let chart = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/packaging/helm/teleport-event-indexer"
-    );
     let cloud_id = "--elasticsearch-cloud-id=audit:Y2xvdWQuZXhhbXBsZS5jb20kZWxhc3RpY3NlYXJjaA==";
     let hosts = "--elasticsearch-hosts=https://one.example.com:9200";
     let some: &[&str] = &[];
@@ -73,6 +74,11 @@ fn the_chart_takes_what_configure_writes() {
             mute,
         ),
         (
+            "led",
+            vec![hosts, "--state=elasticsearch", "--state-name=audit"],
+            some,
+        ),
+        (
             "all",
             vec![hosts, "--batch=500", "--limits-events-per-second=20000000"],
             all,
@@ -92,7 +98,7 @@ fn the_chart_takes_what_configure_writes() {
         assert_eq!(output.code, Some(0), "{}", output.stderr);
         let values = indexer.directory().join(directory).join("helm-values.yaml");
         let values = format!("--values={}", values.display());
-        let with = [&[chart, values.as_str()], set].concat();
+        let with = [&[CHART, values.as_str()], set].concat();
         run(&helm, &[&["lint", "--strict"], &with[..]].concat());
         let manifests = run(
             &helm,
@@ -119,6 +125,24 @@ fn the_chart_takes_what_configure_writes() {
         ] {
             assert_eq!(manifests.contains(part), directory == "from", "{manifests}");
         }
+        // A state in Elasticsearch: several pods and no volume for them.
+        for (part, is_led) in [
+            ("kind: StatefulSet\n", false),
+            ("volumeClaimTemplates:\n", false),
+            ("  maxUnavailable: 1\n  selector", false),
+            ("mountPath: /state", false),
+            ("kind: Deployment\n", true),
+            ("  replicas: 2\n", true),
+            ("  minAvailable: 1\n  selector", true),
+            ("topologyKey: kubernetes.io/hostname\n", true),
+        ] {
+            let is_there = manifests.contains(part);
+            assert_eq!(
+                is_there,
+                is_led == (directory == "led"),
+                "{part} {manifests}"
+            );
+        }
         match directory {
             "from" => assert!(!config.contains("start-time"), "{config}"),
             "hosts" => {
@@ -133,7 +157,56 @@ fn the_chart_takes_what_configure_writes() {
                 assert!(config.contains("start-time = "), "{config}");
             }
             "cloud" => assert!(!config.contains("hosts"), "{config}"),
+            "led" => assert!(!config.contains("storage"), "{config}"),
             _ => assert!(manifests.contains("kind: ServiceMonitor"), "{manifests}"),
         }
     }
+}
+
+/// What Helm says, that does not render it with these.
+fn refused(helm: &Path, set: &str) -> String {
+    let args = [
+        "template",
+        "audit",
+        CHART,
+        "--kube-version=1.31",
+        "--set",
+        set,
+    ];
+    let output = Command::new(helm).args(args).output();
+    let output = output.expect("helm can be run");
+    assert!(!output.status.success(), "{set} is taken");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_chart_refuses_pods_that_would_do_the_same_work_again() {
+    let Some(helm) = tool("helm") else {
+        return;
+    };
+    for set in ["replicas=2", "replicas=2,config.state=sqlite"] {
+        let said = refused(&helm, set);
+        assert!(
+            said.contains("replicas: Must be less than or equal to 1"),
+            "{said}"
+        );
+    }
+    let led = "config.state=elasticsearch";
+    let said = refused(&helm, &format!("{led},importState.claim=handler"));
+    assert!(
+        said.contains("importState.claim needs replicas: 1"),
+        "{said}"
+    );
+    let said = refused(&helm, "config.state=disk");
+    assert!(said.contains("config.state must be one of"), "{said}");
+    let three = format!("--set={led},replicas=3");
+    let args = ["template", "audit", CHART, "--kube-version=1.31", &three];
+    assert!(run(&helm, &args).contains("  replicas: 3\n"));
+    let first = format!("--set={led},replicas=1,importState.claim=handler");
+    let args = ["template", "audit", CHART, "--kube-version=1.31", &first];
+    let manifests = run(&helm, &args);
+    assert!(
+        manifests.contains("  maxUnavailable: 1\n  selector"),
+        "{manifests}"
+    );
 }

@@ -351,3 +351,47 @@ fn what_has_no_purpose_or_is_wrong() {
     "#);
     assert!(!indexer.directory().join("out").exists());
 }
+
+#[test]
+fn a_state_in_elasticsearch_takes_several_pods_and_no_volume() {
+    let indexer = Indexer::new();
+    let args = [
+        "configure",
+        "out",
+        "teleport.example.com:443",
+        "--elasticsearch-hosts=https://one.example.com:9200",
+        "--state=elasticsearch",
+    ];
+    let said = shown(&indexer, &args);
+    assert!(said.contains("event-indexer install --work "), "{said}");
+    let manifest = read(&indexer, "out/kubernetes.yaml");
+    for (part, is_there) in [
+        ("kind: PodDisruptionBudget\n", true),
+        ("  minAvailable: 1\n", true),
+        ("  replicas: 2\n", true),
+        ("topologyKey: kubernetes.io/hostname\n", true),
+        ("    state = \"elasticsearch\"\n", true),
+        ("    storage = ", false),
+        ("PersistentVolumeClaim", false),
+        ("mountPath: /state", false),
+        ("Recreate", false),
+        ("@", false),
+    ] {
+        assert_eq!(manifest.contains(part), is_there, "{part} {manifest}");
+    }
+    let config = read(&indexer, "out/config.toml");
+    assert!(!config.contains("\nstorage = "), "{config}");
+
+    // Who takes over from the event handler begins alone.
+    indexer.write(
+        "handler.toml",
+        "storage = \"./storage\"\n[teleport]\naddr = \"teleport.example.com:443\"\nidentity = \"identity\"\n",
+    );
+    let more = ["--from=handler.toml", "--force"];
+    shown(&indexer, &[&args[..], &more].concat());
+    let manifest = read(&indexer, "out/kubernetes.yaml");
+    assert!(manifest.contains("  replicas: 1\n"), "{manifest}");
+    assert!(manifest.contains("  maxUnavailable: 1\n"), "{manifest}");
+    let values = read(&indexer, "out/helm-values.yaml");
+    assert!(values.contains("\nreplicas: 1\n"), "{values}");
+}

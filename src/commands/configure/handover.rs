@@ -79,7 +79,13 @@ pub(super) fn manifest(handover: Option<&Handover>, manifest: &str) -> String {
 }
 
 /// The chart's values for it.
-pub(super) fn values(handover: Option<&Handover>) -> String {
+pub(super) fn values(handover: Option<&Handover>, is_led: bool) -> String {
+    let replicas = match is_led {
+        true => {
+            "# The first of all pods takes it over, alone. Once this is gone: 2.\nreplicas: 1\n"
+        }
+        false => "",
+    };
     handover.map_or_else(String::new, |_| {
         format!(
             "
@@ -87,7 +93,7 @@ pub(super) fn values(handover: Option<&Handover>) -> String {
 # The pod waits until that is there. Afterwards this may stay or go.
 importState:
   claim: {CLAIM}
-"
+{replicas}"
         )
     })
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::handover::{self, Handover};
+use super::manifest;
 use crate::config::keys;
 use crate::config::written::Written;
 
@@ -33,7 +34,10 @@ pub(super) fn values(
     let ca_secret = written.is_set(keys::CA.name);
     include_str!("../../../templates/configure/helm-values.yaml")
         .replace("@CONFIG@\n", &lines)
-        .replace("@IMPORT@\n", &handover::values(handover))
+        .replace(
+            "@IMPORT@\n",
+            &handover::values(handover, manifest::is_led(written)),
+        )
         .replace("@CA-SECRET@", if ca_secret { super::SECRET } else { "" })
         .replace("@SECRET@", super::SECRET)
 }

@@ -15,6 +15,15 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
+{{/* Not empty: the state lies in Elasticsearch, and one of several pods leads. */}}
+{{- define "indexer.led" -}}
+{{- if eq (.Values.config.state | default "sqlite") "elasticsearch" }}true{{ end }}
+{{- end }}
+
+{{- define "indexer.replicas" -}}
+{{ .Values.replicas | default (ternary 2 1 (ne (include "indexer.led" .) "")) }}
+{{- end }}
+
 {{- define "indexer.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "indexer.name" .) }}
 {{- else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
@@ -43,8 +52,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.listen.enabled }}
 {{- $listen = dict "addr" (printf "0.0.0.0:%d" (int .Values.listen.port)) "token" "file:/secrets/token/token" "cert" "/secrets/tls/tls.crt" "key" "/secrets/tls/tls.key" }}
 {{- end }}
-{{- $places := dict "storage" "/state" "teleport" (dict "identity" (ternary "/tbot/identity" "/secrets/teleport/identity" .Values.tbot.enabled)) "forward" (dict "elasticsearch" $elasticsearch) }}
+{{- $places := dict "teleport" (dict "identity" (ternary "/tbot/identity" "/secrets/teleport/identity" .Values.tbot.enabled)) "forward" (dict "elasticsearch" $elasticsearch) }}
 {{- with $listen }}{{ $_ := set $places "listen" . }}{{ end }}
+{{- if not (include "indexer.led" .) }}{{ $_ := set $places "storage" "/state" }}{{ end }}
 {{- $text := mergeOverwrite (deepCopy .Values.config) $places | toToml }}
 {{- regexReplaceAll "(?m)^( *[a-z-]+ = [0-9]+)[.]0$" $text "${1}" }}
 {{- end }}
