@@ -15,6 +15,13 @@ pub enum Cut {
 }
 
 impl Cut {
+    /// Into how many.
+    pub fn pieces(self) -> u32 {
+        match self {
+            Self::Time(pieces) | Self::Chunks(pieces) => pieces,
+        }
+    }
+
     /// What is left of a piece, in new ones. The old one may end at its position, where they begin or
     /// before.
     pub(super) fn parts_of(self, piece: &Piece) -> VecDeque<Piece> {

@@ -135,10 +135,12 @@ impl PieceWork {
     /// How far everything is settled, by the state file. No session recording that is to be read is
     /// passed: whoever takes the piece over finds it only by the event that tells of it.
     pub(super) async fn progress(&self, working: &Working) -> Result<(Progress, Tally), Failure> {
+        // Of a cut each new piece may have as many.
+        let pieces = working.cut.map_or(1, Cut::pieces);
         let ((chunks, run), upload_ms) = self
-            .blocking(|checkpoint, run| {
+            .blocking(move |checkpoint, run| {
                 let state = (
-                    checkpoint.begun_chunks(run, MARKED_CHUNKS)?,
+                    checkpoint.begun_chunks(run, MARKED_CHUNKS.saturating_mul(pieces))?,
                     checkpoint.run(run)?,
                 );
                 // The last: what is read meanwhile is settled.
