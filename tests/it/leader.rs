@@ -1,6 +1,7 @@
 //! Daemons that share a state in a real Elasticsearch, of which one leads.
 
 mod hosts;
+mod kills;
 mod refused;
 
 use std::time::Duration;
