@@ -30,6 +30,7 @@ use self::ecs::Ecs;
 pub use self::id::{DocumentId, DocumentIdError};
 pub use self::index_pattern::{IndexPattern, IndexPatternError, USABLE_MILLIS};
 pub use self::json::Transcoder;
+use crate::telemetry::Reason;
 use crate::wire::Malformed;
 
 /// Writes documents as operations of a `_bulk` request. It keeps its buffers, so that an event
@@ -122,6 +123,16 @@ pub enum DocumentError {
     /// There is no time to tell the index from.
     #[error("the event has no usable time: {0}")]
     NoTime(TimeFault),
+}
+
+impl DocumentError {
+    /// For the count of such errors.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Malformed { .. } => Reason::Malformed,
+            Self::NoTime(_) => Reason::NoTime,
+        }
+    }
 }
 
 /// What is wrong with an event's time. The event's own text is not repeated, as errors are logged.

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::storage::StorageError;
 use super::{RunId, SourceMode};
+use crate::telemetry::Reason;
 
 /// Why the state file could not be opened, read or changed. Nothing was changed then.
 #[derive(Debug, Error)]
@@ -155,6 +156,14 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// For the count of such errors.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Full { .. } => Reason::DiskFull,
+            _ => Reason::Other,
+        }
+    }
+
     /// What somebody should do, where the message does not say it already.
     pub fn mend(&self) -> Option<String> {
         match self {

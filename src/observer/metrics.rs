@@ -252,19 +252,20 @@ pub static METRICS: &[Metric] = &[
     metric(
         "event_indexer_errors_total",
         Counter,
-        "`stage`: `pull`, `send`; `reason`: `unreachable`, `credentials`, `denied`, `overloaded`, `other`",
-        "Calls to Teleport and bulk requests that failed as a whole, by why; each is tried again.",
+        "`stage`: `pull`, `send`; `reason`: `unreachable`, `credentials`, `denied`, `overloaded`, `other`; `stage`: `convert`; `reason`: `malformed`, `no_time`; `stage`: `commit`; `reason`: `disk_full`, `other`",
+        "Calls to Teleport and bulk requests that failed as a whole, each of which is tried again; events that make no document (dead letters); checkpoints that could not be written, which ends the run, and the process where it follows one cluster.",
         |f, to| {
-            for (stage, end) in [
-                ("pull", &f.stats.teleport),
-                ("send", &f.stats.elasticsearch),
-            ] {
-                let failures = end.failures_by_reason();
-                for (reason, count) in Reason::OF_FAILURES.into_iter().zip(failures) {
-                    let reason = reason.as_str();
-                    to.line("", &[("stage", stage), ("reason", reason)], count as f64);
+            let mut stage = |stage, reasons: &[Reason], counts: &[u64]| {
+                for (reason, count) in reasons.iter().zip(counts) {
+                    let labels = [("stage", stage), ("reason", reason.as_str())];
+                    to.line("", &labels, *count as f64);
                 }
-            }
+            };
+            let (pull, send) = (&f.stats.teleport, &f.stats.elasticsearch);
+            stage("pull", &Reason::OF_FAILURES, &pull.failures_by_reason());
+            stage("convert", &Reason::OF_EVENTS, &f.stats.unconverted.each());
+            stage("send", &Reason::OF_FAILURES, &send.failures_by_reason());
+            stage("commit", &Reason::OF_COMMITS, &f.stats.uncommitted.each());
         },
     ),
     metric(
@@ -623,6 +624,8 @@ mod tests {
             outcome: RequestOutcome::Transient,
         });
         stats.elasticsearch.failed(Reason::Denied, "no");
+        stats.note_unconverted(Reason::NoTime);
+        stats.note_uncommitted(Reason::DiskFull);
         stats.note_gap("recording_missing");
         stats.note_gap("something new");
         stats.hold_up(&"index".into(), Reason::Closed, "closed", "");
@@ -674,6 +677,10 @@ mod tests {
             "event_indexer_bulk_request_duration_seconds_count 1",
             "event_indexer_errors_total{stage=\"send\",reason=\"denied\"} 1",
             "event_indexer_errors_total{stage=\"pull\",reason=\"denied\"} 0",
+            "event_indexer_errors_total{stage=\"convert\",reason=\"malformed\"} 0",
+            "event_indexer_errors_total{stage=\"convert\",reason=\"no_time\"} 1",
+            "event_indexer_errors_total{stage=\"commit\",reason=\"disk_full\"} 1",
+            "event_indexer_errors_total{stage=\"commit\",reason=\"other\"} 0",
             "event_indexer_gaps_total{reason=\"recording_missing\"} 1",
             "event_indexer_gaps_total{reason=\"other\"} 1",
             "event_indexer_blocked_indices{reason=\"closed\"} 1",

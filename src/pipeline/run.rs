@@ -116,6 +116,7 @@ impl<K: Sink> Pipeline<K> {
         source_stop.cancel();
         let read = reading.join_next().await.expect("it was spawned");
         let read = read.expect("a source does not panic");
+        let ended = ended.inspect_err(|failed| state.stats.note_uncommitted(failed.reason()));
         let abandoned = ended.map_err(PipelineError::Commit)?;
         if !stop.is_cancelled() {
             read.map_err(PipelineError::Source)?;
@@ -305,7 +306,8 @@ impl<K: Sink> Loop<K> {
     fn encode(&mut self, page: PageNumber, event: &AuditEvent) -> Result<(), Box<DeadLetter>> {
         let body = self.builder.body();
         let start = body.len();
-        match self.encoder.encode(event, body) {
+        let encoded = self.encoder.encode(event, body);
+        match encoded.inspect_err(|failed| self.stats.note_unconverted(failed.reason())) {
             Ok(encoded) => {
                 self.push(page, start, encoded);
                 Ok(())

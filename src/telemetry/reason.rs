@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::Stats;
 
-/// Why a call failed, or documents wait.
+/// Why a call failed, documents wait, or an event makes none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reason {
     /// There is no connection, or no answer.
@@ -19,12 +19,16 @@ pub enum Reason {
     ReadOnly,
     /// The index is closed.
     Closed,
-    /// Elasticsearch's disk is full.
+    /// The disk is full: Elasticsearch's, or the one under the state file.
     DiskFull,
     /// The cluster has as many shards as it may have.
     ShardLimit,
     /// Our store of what waits is full.
     StoreFull,
+    /// The event cannot be read.
+    Malformed,
+    /// The event has no time to tell its index from.
+    NoTime,
     /// Anything else; the log says what.
     #[default]
     Other,
@@ -51,6 +55,12 @@ impl Reason {
         Self::Other,
     ];
 
+    /// Why events make no document.
+    pub const OF_EVENTS: [Self; 2] = [Self::Malformed, Self::NoTime];
+
+    /// Why checkpoints cannot be written.
+    pub const OF_COMMITS: [Self; 2] = [Self::DiskFull, Self::Other];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,6 +73,8 @@ impl Reason {
             Self::DiskFull => "disk_full",
             Self::ShardLimit => "shard_limit",
             Self::StoreFull => "store_full",
+            Self::Malformed => "malformed",
+            Self::NoTime => "no_time",
             Self::Other => "other",
         }
     }

@@ -34,6 +34,10 @@ pub struct Stats {
     pub dead_letters: AtomicU64,
     /// Spans that could not be read.
     pub gaps: Counts<{ GAP_REASONS.len() }>,
+    /// Events that made no document, by [`Reason::OF_EVENTS`].
+    pub unconverted: Counts<{ Reason::OF_EVENTS.len() }>,
+    /// Checkpoints that could not be written, by [`Reason::OF_COMMITS`].
+    pub uncommitted: Counts<{ Reason::OF_COMMITS.len() }>,
     /// Bytes of the documents stored.
     pub document_bytes: AtomicU64,
     /// Everything before this is settled, ms since 1970; 0: not known yet.
@@ -305,6 +309,16 @@ impl Stats {
     /// Counts a gap that was found.
     pub fn note_gap(&self, reason: &str) {
         self.gaps.note(&GAP_REASONS, &reason);
+    }
+
+    /// Counts an event that makes no document.
+    pub fn note_unconverted(&self, reason: Reason) {
+        self.unconverted.note(&Reason::OF_EVENTS, &reason);
+    }
+
+    /// Counts a checkpoint that could not be written.
+    pub fn note_uncommitted(&self, reason: Reason) {
+        self.uncommitted.note(&Reason::OF_COMMITS, &reason);
     }
 
     /// How many indices are blocked, by [`Reason::OF_BLOCKS`]; those that are too many to remember

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::auth::{AuthOptions, Method};
 use teleport_event_indexer::demo::certs::IdentityOptions;
@@ -14,7 +15,7 @@ use teleport_event_indexer::document::{Encoder, IndexPattern};
 use tonic::Code;
 
 use crate::observer::{
-    ANYWHERE, address, assert_keeps_to_schema, get, wait_for_metric, wait_for_readiness,
+    ANYWHERE, address, assert_keeps_to_schema, get, metric, wait_for_metric, wait_for_readiness,
 };
 use crate::support::program::{Indexer, Output, Running};
 use crate::support::rig::{Key, event, midnight, rfc3339, wait_until_said};
@@ -310,6 +311,53 @@ fn one_that_cannot_go_on_is_told_again_and_again_and_the_others_do() {
     clusters.append("good", 3, 500, 1, 0);
     clusters.wait_until_complete();
     wait_for_metric(&page, &ready("refused"), 1.0);
+    running.terminate();
+    assert_eq!(running.wait().code, Some(0));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_counted_and_holds_up_its_own_cluster() {
+    let mut clusters = Clusters::new(&["good", "stuck"]);
+    for (name, seed) in [("good", 1), ("stuck", 2)] {
+        clusters.teleport(name).auth.control().set_export(false);
+        clusters.append(name, seed, 100, 2, 0);
+    }
+    let mut running = clusters.spawn(&ANYWHERE);
+    clusters.wait_until_complete();
+    let page = address(&running);
+    let failed = |name: &str| {
+        format!(
+            "event_indexer_errors_total{{cluster=\"{name}\",stage=\"commit\",reason=\"other\"}}"
+        )
+    };
+    assert_eq!(metric(&page, &failed("stuck")), Some(0.0));
+    // SQLite refuses what each commit changes, and nothing else.
+    let state = clusters.storage("stuck").join("state.sqlite");
+    let state =
+        Connection::open_with_flags(state, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("it is there");
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE OF created ON runs
+                  BEGIN SELECT RAISE(ABORT, 'not now'); END";
+    state.execute_batch(refuse).expect("SQLite takes it");
+    for (name, seed) in [("good", 3), ("stuck", 4)] {
+        let now = Utc::now();
+        let live = events::generate(seed, 50, now - TimeDelta::seconds(20), now, &domain(name));
+        clusters.append_these(name, live.collect());
+    }
+    let said = wait_until_said(&running, "the checkpoint could not be written");
+    assert!(said.contains("follow{cluster=stuck}"), "{said}");
+    wait_until("it is counted", || {
+        let count = metric(&page, &failed("stuck"));
+        (count >= Some(1.0))
+            .then_some(())
+            .ok_or_else(|| format!("{count:?}"))
+    });
+    assert_eq!(metric(&page, &failed("good")), Some(0.0));
+    state
+        .execute_batch("DROP TRIGGER refuse")
+        .expect("SQLite takes it");
+    clusters.wait_until_complete();
+    let ready = "event_indexer_ready{cluster=\"stuck\"}";
+    wait_for_metric(&page, ready, 1.0);
     running.terminate();
     assert_eq!(running.wait().code, Some(0));
 }

@@ -3,9 +3,12 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use bytes::Bytes;
+use chrono::Utc;
 use serde_json::Value;
 use teleport_event_indexer::demo::auth::Method;
 use teleport_event_indexer::demo::elastic::{Answer, Refusal};
+use teleport_event_indexer::event::{AuditEvent, Timestamp};
 use tonic::Code;
 
 use crate::support::http::{self, request};
@@ -133,6 +136,20 @@ fn metrics_and_health_follow_what_befalls_both_ends() {
     let away = "event_indexer_errors_total{stage=\"pull\",reason=\"unreachable\"}";
     assert!(metric(&address, away) >= Some(1.0));
     wait_for_readiness(&address, 200, "ready");
+
+    // An event that makes no document.
+    let unconverted = "event_indexer_errors_total{stage=\"convert\",reason=\"malformed\"}";
+    assert_eq!(metric(&address, unconverted), Some(0.0));
+    rig.auth().append([AuditEvent {
+        event_type: "1.broken".into(),
+        id: "raw".into(),
+        time: Some(Timestamp::from_millis(Utc::now().timestamp_millis())),
+        body: Bytes::from_static(b"\x0a\x7fno Struct at all"),
+        ..AuditEvent::default()
+    }]);
+    wait_for_metric(&address, unconverted, 1.0);
+    let dead = "event_indexer_documents_total{outcome=\"dead_letter\"}";
+    wait_for_metric(&address, dead, 1.0);
     running.terminate();
     assert_eq!(running.wait().code, Some(0));
 }
