@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{error, info, warn};
+use tracing::{error, field, info, warn};
 
 use self::refused::{give_up, in_safe_form};
 use self::too_large::{TooLarge, too_large};
@@ -316,7 +316,7 @@ impl<K: Sink> Delivery<K> {
                 }
             }
             if let Some((part, fault)) = again {
-                let failure = self.failed(&mut backoff, &fault, part.operations.len());
+                let failure = self.failed(&mut backoff, &fault, &part);
                 let smaller = match fault.overloaded {
                     true => {
                         self.smaller(part, failure, &mut letters, &mut delivered)
@@ -378,25 +378,35 @@ impl<K: Sink> Delivery<K> {
         attempt
     }
 
-    /// Notes a failure that passes by itself, and says so.
-    fn failed(&self, backoff: &mut Backoff, fault: &Fault, documents: usize) -> Failure {
+    /// Notes a failure that passes by itself, and says so. If it lasts, and is an answer to one
+    /// document alone, it may be that document's doing, so it is named.
+    fn failed(&self, backoff: &mut Backoff, fault: &Fault, part: &Batch) -> Failure {
         if fault.overloaded {
             self.in_flight.shrink();
         }
         let failure = backoff.failed();
+        let documents = part.operations.len();
         Stats::add(&self.stats.retried, documents as u64);
         let Fault { what, mend, .. } = fault;
         let (failures, pause) = (failure.failures, pause(failure.wait, fault));
         let elasticsearch = &self.stats.elasticsearch;
         match elasticsearch.line(fault.reason, failure.failing(), false) {
             Line::None => {}
-            Line::Lasting => warn!(
-                documents,
-                failures,
-                ?pause,
-                mend,
-                "bulk request failed, trying again: {what}"
-            ),
+            Line::Lasting => {
+                let is_answer = fault.reason != Reason::Unreachable;
+                let alone = part.operations.first();
+                let alone = alone.filter(|_| documents == 1 && is_answer);
+                warn!(
+                    documents,
+                    id = alone.map(|operation| field::display(&operation.id)),
+                    index = alone.map(|operation| &*operation.index_name),
+                    bytes = alone.map(|operation| operation.end - operation.source_start - 1),
+                    failures,
+                    ?pause,
+                    mend,
+                    "bulk request failed, trying again: {what}"
+                );
+            }
             Line::Brief => info!(
                 documents,
                 failures,

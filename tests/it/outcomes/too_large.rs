@@ -1,14 +1,18 @@
 //! Documents that are too large for Elasticsearch, or for a proxy before it: halved out of their
 //! requests, found by what one searches by, and kept whole until they can be stored.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use teleport_event_indexer::demo::elastic::Refusal;
+use tokio::time::Instant;
 
 use super::{Letter, letters};
 use crate::support::rig::{
     Rig, backfill, event, line_with, midnight, realistic, rfc3339, wait_until_said,
 };
+use crate::support::wait_until;
 
 const LARGE: &str = "large.one";
 const LARGER: &str = "large.two";
@@ -174,4 +178,31 @@ fn what_is_refused_for_ever_as_if_it_were_for_a_moment_is_told_of_by_name() {
     let line = line_with(&output.stderr, "too large for Elasticsearch").expect("it is said");
     assert!(line.contains(LARGE) && line.contains("es_rejected_execution_exception"));
     assert_eq!(rig.backfill().counts.dead_letters, 1);
+}
+
+/// One that nobody would take for too large: it is tried for as long as it takes, by name.
+#[test]
+fn what_is_refused_alone_for_long_is_named() {
+    let mut rig = Rig::new("", "");
+    rig.append([large(LARGE, 900_000)]);
+    rig.elasticsearch().refuse_larger(Some((700_000, 429)));
+    let running = rig.spawn(&backfill(3, 2));
+    wait_until_said(&running, "INFO bulk request failed, trying again: ");
+    let begun = Instant::now();
+    // Before that nothing more is said, and the last pause may be half a minute.
+    let wait = Duration::from_secs(60);
+    wait_until("a minute has passed", || {
+        let passed = begun.elapsed();
+        let left = wait.saturating_sub(passed);
+        (passed >= wait).then_some(()).ok_or(left.as_secs())
+    });
+    let line = wait_until_said(&running, "WARN bulk request failed, trying again: ");
+    rig.elasticsearch().refuse_larger(None);
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    rig.assert_complete();
+    let (stored, _) = rig.stored();
+    let ((index, id), _) = stored.first_key_value().expect("it is there");
+    let named = format!("documents=1 id={id} index=\"{index}\" bytes=900");
+    assert!(line.contains(&named), "{line}");
 }
