@@ -3,11 +3,10 @@
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
-use serde::Serialize;
 
 /// Those chunks whose names' numbers leave `number` as the rest of a division by `of`. All parts `of`
 /// the same together have each chunk once, also one that is listed only later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Which, from 0.
     pub number: u64,

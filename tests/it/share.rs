@@ -180,8 +180,15 @@ fn a_large_day_of_an_export_is_cut_and_each_event_is_there_once() {
     // What a search shows is a second old, and more.
     wait_until("its status tells of a part", || {
         let shown = first.run(&["status", "--share", "large"]).stdout;
-        let tells = shown.contains(" of 4), complete up to ");
-        tells.then_some(()).ok_or(shown)
+        let workers = status(&first, "large")["workers"].clone();
+        let mut parts = workers.as_array().into_iter().flatten();
+        let is_part = |worker: &Value| {
+            worker["part"]
+                .as_str()
+                .is_some_and(|it| it.ends_with(" of 4"))
+        };
+        let tells = shown.contains(" of 4), complete up to ") && parts.any(is_part);
+        tells.then_some(()).ok_or(format!("{shown}\n{workers}"))
     });
     dies.kill();
     let helps = third.spawn(&args);

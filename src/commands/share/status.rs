@@ -129,7 +129,7 @@ fn as_value(share: &Share, listing: &Listing) -> Value {
             "owner": piece.owner,
             "from": time(piece.from_ms),
             "to": time(piece.to_ms),
-            "part": piece.part,
+            "part": (!piece.part.is_whole()).then(|| piece.part.to_string()),
             "position": time(piece.progress.position_ms),
             "events_per_second": rate(piece),
             "taken_over": piece.taken_over,
