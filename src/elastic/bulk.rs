@@ -32,7 +32,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::sync::Semaphore;
 
-use crate::elastic::client::{Answer, Body, Client, ErrorAnswer, Method};
+use crate::elastic::client::{Answer, Body, CHECK_CREDENTIALS, Client, ErrorAnswer, Method};
 use crate::output::Chain;
 use crate::pipeline::Sink;
 use crate::pipeline::delivery::{Attempt, Fault, Outcome, Refusal};
@@ -247,7 +247,7 @@ fn read(answer: &Answer, operations: usize) -> Attempt {
             reason: Reason::Credentials,
             ..fault(
                 format!("{address} refuses the credentials: {}", error()),
-                "check user and password, or api-key, in [forward.elasticsearch]",
+                CHECK_CREDENTIALS,
             )
         }),
         403 => Attempt::Blocked(Fault {

@@ -26,6 +26,7 @@ use serde_json::Value;
 use crate::config::{ElasticsearchConfig, HostUrl};
 use crate::elastic::assets::Version;
 
+pub(in crate::elastic) use self::error::CHECK_CREDENTIALS;
 pub use self::error::{ClientError, ErrorAnswer, ServerError};
 
 use self::access::{Access, Files};

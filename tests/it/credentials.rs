@@ -4,6 +4,7 @@
 use teleport_event_indexer::demo::elastic::Credentials;
 use teleport_event_indexer::secret::Secret;
 
+use crate::observer::{address, metric};
 use crate::support::listener::{Authority, Listener};
 use crate::support::program::Running;
 use crate::support::rig::{Rig, event, midnight, rfc3339, wait_until_said};
@@ -189,4 +190,68 @@ fn whoever_waits_at_the_start_reads_the_files_again() {
     let output = running.wait();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     rig.assert_complete();
+}
+
+/// Whom a client certificate alone makes known (a PKI realm) has neither password nor key. The
+/// stand-in has no realms: that it asks for a password is how a server without that realm answers.
+#[test]
+fn a_user_of_a_pki_realm_who_is_refused_waits_and_goes_on() {
+    let top = format!("start-time = {:?}", rfc3339(midnight(2)));
+    let mut rig = Rig::new(&top, "");
+    let (ours, clients) = (Authority::new(), Authority::new());
+    let conduct = ours.ends_tls(NAMES, Some(&clients));
+    let listener = Listener::before(rig.elasticsearch_address(), conduct);
+    let (certificate, key) = clients.leaf(&["indexer"]);
+    rig.indexer().write("ca.pem", &ours.pem);
+    rig.indexer().write("client.crt", &certificate.pem());
+    let key = key.serialize_pem();
+    rig.indexer().write_private("client.key", &key);
+    let host = format!("https://{}", listener.address);
+    let running = rig.spawn(&[
+        "start",
+        "--listen-addr=127.0.0.1:0",
+        &format!("--elasticsearch-hosts={host}"),
+        "--elasticsearch-ca=ca.pem",
+        "--elasticsearch-client-cert=client.crt",
+        "--elasticsearch-client-key=client.key",
+    ]);
+    let page = address(&running);
+    let mut daemon = Daemon {
+        rig: &mut rig,
+        running,
+        n_events: 0,
+        heard: 0,
+    };
+    daemon.goes_on();
+    let refused = "event_indexer_errors_total{stage=\"send\",reason=\"credentials\"}";
+    assert_eq!(metric(&page, refused), Some(0.0));
+
+    // The realm is gone, or does not trust the authority any more.
+    daemon.rig.elasticsearch().require(password("one"));
+    daemon.event();
+    let said = daemon.hears("refuses the credentials");
+    let (said, mend) = said.split_once(" documents=").unwrap_or((&said, ""));
+    insta::assert_snapshot!(said.replace(&host, "HOST"), @"trying again for a minute, as this may pass: HOST/ refuses the credentials: status 401, security_exception: missing authentication credentials for REST request [/_bulk]");
+    assert!(
+        mend.contains("with client-cert alone, Elasticsearch needs a PKI realm"),
+        "{mend}"
+    );
+    assert!(metric(&page, refused) >= Some(1.0));
+    // A new certificate does not help there, and is not taken.
+    let (certificate, new_key) = clients.leaf(&["indexer"]);
+    daemon.write("client.crt", &certificate.pem());
+    daemon.write("client.key", &new_key.serialize_pem());
+    let said = daemon.read_again("keeping the credentials");
+    insta::assert_snapshot!(said, @"keeping the credentials for Elasticsearch read before: Elasticsearch refuses those in the files now: status 401, security_exception: missing authentication credentials for REST request [/]");
+
+    daemon.rig.elasticsearch().require(None);
+    daemon.goes_on();
+    daemon.read_again("credentials for Elasticsearch renewed");
+    daemon.goes_on();
+    let mut running = daemon.running;
+    running.terminate();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    rig.assert_complete();
+    assert_eq!(rig.daemon().counts.dead_letters, 0);
 }

@@ -82,7 +82,7 @@ fn an_elasticsearch_that_refuses_the_credentials_and_then_the_request() {
     rig.wait_until_complete();
     wait_until_said(&running, "again after");
     assert_snapshot!(lines(rig.indexer(), &running.stderr(), "following"), @r#"
-    TIME  WARN trying again for a minute, as this may pass: http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: missing authentication credentials for REST request [/_bulk] documents=1 pause=PAUSE mend="check user and password, or api-key, in [forward.elasticsearch]"
+    TIME  WARN trying again for a minute, as this may pass: http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: missing authentication credentials for REST request [/_bulk] documents=1 pause=PAUSE mend="check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, Elasticsearch needs a PKI realm that trusts its authority"
     TIME  INFO Elasticsearch answers again after=AFTER
     "#);
 

@@ -194,7 +194,7 @@ fn a_client_certificate_goes_beside_an_api_key() {
     ");
     assert_snapshot!(fails(&indexer, &host, &[&[ca][..], &files].concat()), @"
     error: Elasticsearch at HOST/ refuses the credentials: status 401, security_exception: missing authentication credentials for REST request [/]
-    hint: check user and password, or api-key, in [forward.elasticsearch]
+    hint: check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, Elasticsearch needs a PKI realm that trusts its authority
     ");
     // Of another authority, and of another key.
     let (stranger, key_of_stranger) = Authority::new().leaf(&["indexer"]);

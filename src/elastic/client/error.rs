@@ -332,14 +332,16 @@ pub enum ServerError {
     },
 }
 
+/// What to do where Elasticsearch answers 401.
+pub(in crate::elastic) const CHECK_CREDENTIALS: &str = "check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, \
+     Elasticsearch needs a PKI realm that trusts its authority";
+
 impl ServerError {
     /// What somebody should do; `None` where waiting is all, or the message says it.
     pub fn mend(&self) -> Option<&'static str> {
         match self {
             Self::Client(error) => error.mend(),
-            Self::Unauthorized { .. } => {
-                Some("check user and password, or api-key, in [forward.elasticsearch]")
-            }
+            Self::Unauthorized { .. } => Some(CHECK_CREDENTIALS),
             Self::OtherProduct { .. } => Some(
                 "check hosts in [forward.elasticsearch], and any proxy on the way; OpenSearch and \
                  Elasticsearch before 7.14 are not supported",

@@ -225,7 +225,7 @@ fn wrong_password(version: &'static str) {
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     TIME  INFO first start start_time="2026-01-01T00:00:00Z"
-    TIME  WARN trying again: Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/] pause=PAUSE mend="check user and password, or api-key, in [forward.elasticsearch]"
+    TIME  WARN trying again: Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/] pause=PAUSE mend="check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, Elasticsearch needs a PKI realm that trusts its authority"
     TIME  INFO stopping; a second signal ends at once signal="SIGTERM"
     "#);
     assert_snapshot!(indexer.seen(BACKFILL), @r#"
@@ -234,13 +234,13 @@ fn wrong_password(version: &'static str) {
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
     error: Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/]
-    hint: check user and password, or api-key, in [forward.elasticsearch]
+    hint: check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, Elasticsearch needs a PKI realm that trusts its authority
     "#);
     assert_snapshot!(indexer.seen(INSTALL), @"
     exit code 1
     --- stderr
     error: Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/]
-    hint: check user and password, or api-key, in [forward.elasticsearch]
+    hint: check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, Elasticsearch needs a PKI realm that trusts its authority
     ");
     assert_snapshot!(indexer.seen(CHECK), @r#"
     exit code 1
@@ -249,7 +249,7 @@ fn wrong_password(version: &'static str) {
     ok    credentials of user teleport-event-indexer, valid until TIME
     ok    audit events by the export API, 0 chunks today
     FAIL  Elasticsearch at http://127.0.0.1:PORT/ refuses the credentials: status 401, security_exception: unable to authenticate user [indexer-of-the-tests] for REST request [/]
-          hint: check user and password, or api-key, in [forward.elasticsearch]
+          hint: check user and password, or api-key, in [forward.elasticsearch]; with client-cert alone, Elasticsearch needs a PKI realm that trusts its authority
     --- stderr
     TIME  INFO credentials read cluster=a.example address=127.0.0.1:PORT expires=TIME
     TIME  INFO connected to Teleport at 127.0.0.1:PORT, straight to the Auth Service cluster="a.example" version="18.2.0"
