@@ -228,7 +228,7 @@ impl Config {
         if needs_storage && !r.is_set(&keys::STORAGE) {
             r.missing(&keys::STORAGE, "name a directory for the state file");
         }
-        if let Some(path) = storage.as_ref().filter(|_| needs_storage)
+        if let Some(path) = &storage
             && platform::is_open_to_others(path)
         {
             let (folder, mend) = (path.display(), platform::mend_rights(path));
