@@ -7,7 +7,7 @@ use anyhow::Context;
 use self::log_level::{ConfigSource, LogLevel, Unusable};
 use crate::cli::{self, Command, Invocation};
 use crate::config::clusters::CLUSTER_FLAG;
-use crate::config::{Config, Selected, StateHome};
+use crate::config::{Config, Selected};
 use crate::output::{self, Chain};
 use crate::shutdown::{Reload, Shutdown};
 use crate::telemetry;
@@ -203,17 +203,6 @@ async fn dispatch(
     shutdown: Shutdown,
     log_level: LogLevel,
 ) -> Result<Exit, Failure> {
-    if let (Selected::Each(configs), Command::Start(_) | Command::Status { share: None, .. }) =
-        (&selected, &command)
-        && configs
-            .iter()
-            .any(|config| config.state != StateHome::Sqlite)
-    {
-        return Err(Failure::Usage(format!(
-            "state = \"elasticsearch\" is for a process that follows one cluster, and the configuration \
-             file has several: choose it with {CLUSTER_FLAG}"
-        )));
-    }
     let config = match (selected, command) {
         (Selected::Each(configs), Command::Start(options)) => {
             let reload = Reload::on_signal("the log level")?;
@@ -221,7 +210,7 @@ async fn dispatch(
             return transfer::beside(Box::pin(work), log_level.follow(reload)).await;
         }
         (Selected::Each(configs), Command::Status { json, share: None }) => {
-            return status::status_of_each(&configs, json).await;
+            return status::status_of_each(&configs, json, &shutdown).await;
         }
         (Selected::Each(configs), Command::Check { show_config }) => {
             return check::check_each(&configs, show_config, &shutdown).await;

@@ -63,7 +63,19 @@ struct Setting {
     cluster: String,
     stats: Arc<Stats>,
     reload: Reload,
+    room: Room,
     shown: InMemory,
+}
+
+/// A state that was there, and which somebody has deleted.
+#[derive(Debug, thiserror::Error)]
+#[error("the state {0} was in Elasticsearch and is no more; to begin a new one, start again")]
+struct Gone(String);
+
+/// Whether a run has ended because its state is gone: whoever began anew by itself would leave out,
+/// without a word, what lies before its start.
+pub(super) fn is_gone(failure: &Failure) -> bool {
+    matches!(failure, Failure::Failed(failed) if failed.is::<Gone>())
 }
 
 /// The candidate, and a call for whoever drives it.
@@ -107,7 +119,7 @@ pub(super) async fn lead(
     config: Config,
     stats: Arc<Stats>,
     shown: InMemory,
-    reload: Reload,
+    (reload, room): (Reload, Room),
     order: Order,
     stop: &CancellationToken,
 ) -> Result<Exit, Failure> {
@@ -133,6 +145,7 @@ pub(super) async fn lead(
         cluster,
         stats,
         reload: reload.clone(),
+        room,
         shown,
     });
     let mut reload = reload;
@@ -212,10 +225,8 @@ async fn drive(
             }
             Next::Ended(Ended::Left) => return result,
             Next::Ended(Ended::Gone) => {
-                return Err(Failure::Failed(anyhow::anyhow!(
-                    "the state {} was in Elasticsearch and is no more; to begin a new one, start again",
-                    setting.documents.name()
-                )));
+                let gone = Gone(setting.documents.name().to_owned());
+                return Err(Failure::Failed(gone.into()));
             }
             Next::Wait(until) => {
                 // Every arm only waits, and joining a task may be begun again.
@@ -347,13 +358,12 @@ async fn work_on(
         lease: lease.clone(),
         letters: DeadLetterIndex::new(setting.client.clone(), setting.documents.name()),
     });
-    let room = Room::for_one(&config);
     let run = follow(
         config,
         checkpoint,
         setting.stats.clone(),
         setting.reload.clone(),
-        room,
+        setting.room.clone(),
         order,
         &stop,
     );

@@ -60,7 +60,8 @@ pub(super) async fn start(
         let place = Place::InMemory(shown.clone());
         let observers = Observers::of_one(observe(None, &config, place, &stats));
         let (watching, _) = show(config.listen.as_ref(), observers).await?;
-        let work = lead::lead(config, stats, shown, reload, order, stop);
+        let with = (reload, Room::for_one(&config));
+        let work = lead::lead(config, stats, shown, with, order, stop);
         return beside(Box::pin(work), watching).await;
     }
     let (checkpoint, _lock) = open(&config, dry_run)?;

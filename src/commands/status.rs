@@ -23,30 +23,51 @@ pub(super) async fn status(
     as_json: bool,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
-    if config.state != StateHome::Sqlite {
-        return in_elasticsearch(config, as_json, shutdown).await;
-    }
-    let look = Look::at(config).await?;
+    let Some(told) = tell(config, shutdown).await? else {
+        return Ok(Exit::Failed);
+    };
     let text = if as_json {
-        serde_json::to_string_pretty(&look.value())?
+        serde_json::to_string_pretty(&told.value)?
     } else {
-        look.text()
+        told.text
     };
     output::data(text)?;
     Ok(Exit::Done)
 }
 
+/// What is to be told of one cluster.
+struct Told {
+    text: String,
+    value: Value,
+}
+
+/// `None`: told to stop.
+async fn tell(config: &Config, shutdown: &Shutdown) -> Result<Option<Told>, Failure> {
+    if config.state != StateHome::Sqlite {
+        return in_elasticsearch(config, shutdown).await;
+    }
+    let look = Look::at(config).await?;
+    Ok(Some(Told {
+        text: look.text(),
+        value: look.value(),
+    }))
+}
+
 /// Of several clusters: each, whatever is wrong with another.
-pub(super) async fn status_of_each(configs: &[Config], as_json: bool) -> Result<Exit, Failure> {
+pub(super) async fn status_of_each(
+    configs: &[Config],
+    as_json: bool,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     let (mut texts, mut values) = (Vec::new(), Vec::new());
     for config in configs {
         let name = config.cluster.as_deref().unwrap_or_default();
         let head = format!("name           {name}");
-        match Look::at(config).await {
-            Ok(look) => {
-                texts.push(format!("{head}\n{}", look.text()));
-                let mut value = look.value();
+        match tell(config, shutdown).await {
+            Ok(None) => return Ok(Exit::Failed),
+            Ok(Some(Told { text, mut value })) => {
+                texts.push(format!("{head}\n{text}"));
                 value["name"] = name.into();
                 values.push(value);
             }
@@ -136,14 +157,9 @@ impl Look {
 }
 
 /// The same of a state in Elasticsearch, as its leader has written it last.
-async fn in_elasticsearch(
-    config: &Config,
-    as_json: bool,
-    shutdown: &Shutdown,
-) -> Result<Exit, Failure> {
-    let found = match look::find(config, shutdown).await? {
-        Ok(found) => found,
-        Err(stopped) => return Ok(stopped),
+async fn in_elasticsearch(config: &Config, shutdown: &Shutdown) -> Result<Option<Told>, Failure> {
+    let Ok(found) = look::find(config, shutdown).await? else {
+        return Ok(None);
     };
     let mut summary = found.checkpoint.summary()?;
     summary.dead_letters = found.letters.summary().await?;
@@ -156,34 +172,28 @@ async fn in_elasticsearch(
         content,
         ..
     } = &found.head;
-    let text = if as_json {
-        let identity = identity.as_ref().map_or(Value::Null, identity_value);
-        let mut value = picture::of_state(&summary, None, identity, now_ms);
-        value["leader"] = json!({
-            "name": leader,
-            "written": content.written,
-            "taken_over": taken_over,
-            "moved_to": content.moved_to,
-        });
-        serde_json::to_string_pretty(&value)?
-    } else {
-        let words = match (leader, &content.moved_to) {
-            (_, Some(place)) => format!("none: the state has moved to {place}"),
-            (Some(leader), None) => format!("leads: {leader}"),
-            (None, None) => "none leads".to_owned(),
-        };
-        let mut text = as_text(&summary, &words, now_ms);
-        text += &format!(
-            "\nstate          written {}, taken over {taken_over} times",
-            content.written
-        );
-        if let Some(identity) = &identity {
-            text += &format!("\nidentity       {}", identity_words(identity));
-        }
-        text
+    let known = identity.as_ref().map_or(Value::Null, identity_value);
+    let mut value = picture::of_state(&summary, None, known, now_ms);
+    value["leader"] = json!({
+        "name": leader,
+        "written": content.written,
+        "taken_over": taken_over,
+        "moved_to": content.moved_to,
+    });
+    let words = match (leader, &content.moved_to) {
+        (_, Some(place)) => format!("none: the state has moved to {place}"),
+        (Some(leader), None) => format!("leads: {leader}"),
+        (None, None) => "none leads".to_owned(),
     };
-    output::data(text)?;
-    Ok(Exit::Done)
+    let mut text = as_text(&summary, &words, now_ms);
+    text += &format!(
+        "\nstate          written {}, taken over {taken_over} times",
+        content.written
+    );
+    if let Some(identity) = &identity {
+        text += &format!("\nidentity       {}", identity_words(identity));
+    }
+    Ok(Some(Told { text, value }))
 }
 
 /// Asks the daemon that has the lock.

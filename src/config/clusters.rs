@@ -50,9 +50,7 @@ pub fn refusal(key: &Key) -> Option<&'static str> {
         _ if key == &keys::STORAGE => {
             Some("each cluster has a directory of its own below it, by its name")
         }
-        _ if key == &keys::STATE || key == &keys::STATE_NAME => {
-            Some("a process whose state lies in Elasticsearch follows one cluster")
-        }
+        _ if key == &keys::STATE => Some("the states of all clusters lie in the same place"),
         _ if key == &keys::GRACE_PERIOD => Some("the process stops as a whole"),
         _ if key == &keys::BYTES_PER_SECOND || key == &keys::BACKFILL_BYTES_PER_SECOND => {
             Some("it is about Elasticsearch, which all clusters share")

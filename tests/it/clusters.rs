@@ -24,6 +24,7 @@ use crate::support::stand_ins::{self, NOBODY, Teleport};
 use crate::support::wait_until;
 
 mod faketeleport;
+mod led;
 
 /// One Auth Service for each cluster, one Elasticsearch, and the program's folder.
 struct Clusters {

@@ -23,12 +23,13 @@ use tracing::{Instrument, error, error_span, warn};
 use super::{Order, follow, observe, open, show};
 use crate::checkpoint::{Checkpoint, Role, RoleLock, Summary};
 use crate::cli::Start;
+use crate::commands::lead;
 use crate::commands::room::Room;
 use crate::commands::transfer::beside;
 use crate::commands::{Exit, Failure};
-use crate::config::Config;
 use crate::config::clusters::CLUSTER_FLAG;
-use crate::observer::{Observer, Observers, Place};
+use crate::config::{Config, StateHome};
+use crate::observer::{InMemory, Observer, Observers, Place};
 use crate::pipeline::retry::Backoff;
 use crate::pipeline::unless_stopped;
 use crate::shutdown::{Reload, Shutdown};
@@ -50,13 +51,10 @@ pub(in crate::commands) async fn start(
 ) -> Result<Exit, Failure> {
     let first = configs.first().expect("there is a table");
     refuse_what_is_about_one(&options)?;
-    let above = first.storage.as_deref().and_then(Path::parent);
-    let above = above.expect("the command needs it");
-    refuse_state_of_one(above)?;
-    // Else a second process would try in vain for ever. It says who is there, too, while a run waits to
-    // begin anew and has no lock.
-    let _lock = RoleLock::acquire(above, &Role::Daemon)?;
-    tell_of_left_states(above, &configs);
+    let _lock = match first.state {
+        StateHome::Sqlite => Some(take_storage(&configs)?),
+        StateHome::Elasticsearch => refuse_one_state_for_two(&configs).map(|()| None)?,
+    };
     let reload = Reload::on_signal("the credentials")?;
     let room = Room::for_several(&configs);
     let listen = first.listen.clone();
@@ -106,6 +104,39 @@ fn refuse_what_is_about_one(options: &Start) -> Result<(), Failure> {
     )))
 }
 
+/// The directory above those of all clusters.
+fn take_storage(configs: &[Config]) -> Result<RoleLock, Failure> {
+    let first = configs.first().expect("there is a table");
+    let above = first.storage.as_deref().and_then(Path::parent);
+    let above = above.expect("the command needs it");
+    refuse_state_of_one(above)?;
+    // Else a second process would try in vain for ever. It says who is there, too, while a run waits to
+    // begin anew and has no lock.
+    let lock = RoleLock::acquire(above, &Role::Daemon)?;
+    tell_of_left_states(above, configs);
+    Ok(lock)
+}
+
+/// A name that stands above all tables, or in two of them, would have one cluster wait for ever.
+fn refuse_one_state_for_two(configs: &[Config]) -> Result<(), Failure> {
+    for (n, config) in configs.iter().enumerate() {
+        let Some(name) = &config.state_name else {
+            continue;
+        };
+        let mut before = configs.iter().take(n);
+        if let Some(other) = before.find(|other| other.state_name.as_ref() == Some(name)) {
+            let label = |config: &Config| config.cluster.clone().unwrap_or_default();
+            return Err(Failure::Usage(format!(
+                "the clusters {} and {} have the same state-name, {name}: give each a name of its own \
+                 in its table, or none",
+                label(other),
+                label(config)
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The position of a cluster that was alone before would be forgotten without a word.
 fn refuse_state_of_one(above: &Path) -> Result<(), Failure> {
     if Checkpoint::open_existing_read_only(above)?.is_none() {
@@ -151,6 +182,8 @@ struct Cluster {
     name: String,
     config: Config,
     stats: Arc<Stats>,
+    /// Its state, while it leads; none with a state in a file.
+    shown: InMemory,
     observer: Arc<Observer>,
     reload: Reload,
     room: Room,
@@ -160,14 +193,20 @@ struct Cluster {
 impl Cluster {
     fn new(config: Config, reload: &Reload, room: &Room, exit_on_last_event: bool) -> Self {
         let stats = Arc::new(Stats::default());
-        let storage = config.storage.clone().expect("the command needs it");
-        let place = Place::Storage(storage);
+        let shown = InMemory::default();
+        let place = match (config.state, &config.storage) {
+            (StateHome::Elasticsearch, _) => Place::InMemory(shown.clone()),
+            (StateHome::Sqlite, storage) => {
+                Place::Storage(storage.clone().expect("the command needs it"))
+            }
+        };
         let name = config.cluster.clone().expect("each has a table");
         let observer = observe(Some(&name), &config, place, &stats);
         Self {
             name,
             config,
             stats,
+            shown,
             observer,
             reload: reload.clone(),
             room: room.clone(),
@@ -183,17 +222,17 @@ impl Cluster {
             // A fault of ours must not end the others. What a run has left behind is in its state file
             // alone, which stands any end.
             let ended = AssertUnwindSafe(self.follow_once(stop)).catch_unwind();
-            let (what, mend) = match Box::pin(ended).await {
+            let (is_over, (what, mend)) = match Box::pin(ended).await {
                 Ok(Ok(exit)) => return exit,
-                Ok(Err(failure)) => failure.told(),
-                Err(panic) => (of_panic(&*panic), None),
+                Ok(Err(failure)) => (lead::is_gone(&failure), failure.told()),
+                Err(panic) => (false, (of_panic(&*panic), None)),
             };
             if began.elapsed() >= WELL_AFTER {
                 backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             }
             self.stats.run_is_gone();
             self.observer.run_has_failed(&what);
-            if self.exit_on_last_event || stop.is_cancelled() {
+            if is_over || self.exit_on_last_event || stop.is_cancelled() {
                 error!(mend, "is not followed: {what}");
                 return Exit::Failed;
             }
@@ -206,10 +245,16 @@ impl Cluster {
     }
 
     async fn follow_once(&self, stop: &CancellationToken) -> Result<Exit, Failure> {
-        let (checkpoint, _lock) = open(&self.config, false)?;
         let order = Order::only(self.exit_on_last_event);
         let (config, stats) = (self.config.clone(), self.stats.clone());
         let (reload, room) = (self.reload.clone(), self.room.clone());
+        if config.state == StateHome::Elasticsearch {
+            // A run that has failed leaves nothing to be shown.
+            self.shown.clear();
+            let shown = self.shown.clone();
+            return lead::lead(config, stats, shown, (reload, room), order, stop).await;
+        }
+        let (checkpoint, _lock) = open(&self.config, false)?;
         follow(
             config,
             Arc::new(checkpoint),

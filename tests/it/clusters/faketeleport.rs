@@ -89,27 +89,8 @@ fn two_logs_come_into_the_same_indices_exactly_over_kills() {
     elasticsearch.refresh(&indices);
     let documents = elasticsearch.all_documents(&indices);
     assert_eq!(documents.len(), 2 * EVENTS);
-    let mut by_cluster: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for source in documents.into_values() {
-        let cluster = source["cluster_name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let documents = by_cluster.entry(cluster).or_default();
-        documents.push(same_form(source).to_string());
-    }
-    for (cluster, teleport) in [("east.example.com", &east), ("west.example.com", &west)] {
-        let mut found = by_cluster.remove(cluster).unwrap_or_default();
-        let events = teleport.events_jsonl().into_iter();
-        let mut sent: Vec<String> = events.map(|event| same_form(event).to_string()).collect();
-        found.sort_unstable();
-        sent.sort_unstable();
-        assert_eq!(found.len(), sent.len(), "{cluster}");
-        for (found, sent) in found.iter().zip(&sent) {
-            assert_eq!(found, sent);
-        }
-    }
-    assert_eq!(by_cluster, BTreeMap::new());
+    let logs = BTreeMap::from([("east.example.com", &east), ("west.example.com", &west)]);
+    compare(documents, logs);
     let output = indexer.run(&["--config", "config.toml", "status", "--json"]);
     let picture: Value = serde_json::from_str(&output.stdout).expect("it prints JSON");
     let run = |n: usize| {
@@ -122,4 +103,35 @@ fn two_logs_come_into_the_same_indices_exactly_over_kills() {
     };
     assert_eq!(run(0), (json!("export"), json!(0), json!(0)));
     assert_eq!(run(1), (json!("search"), json!(0), json!(0)));
+}
+
+/// Compares all documents, by index and id, with all events of the logs of these clusters.
+///
+/// # Panics
+/// If an event is not a document exactly once, equal to it, or if there is another document.
+pub(super) fn compare(
+    documents: BTreeMap<(String, String), Value>,
+    logs: BTreeMap<&str, &FakeTeleport>,
+) {
+    let mut by_cluster: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in documents.into_values() {
+        let cluster = source["cluster_name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let documents = by_cluster.entry(cluster).or_default();
+        documents.push(same_form(source).to_string());
+    }
+    for (cluster, teleport) in logs {
+        let mut found = by_cluster.remove(cluster).unwrap_or_default();
+        let events = teleport.events_jsonl().into_iter();
+        let mut sent: Vec<String> = events.map(|event| same_form(event).to_string()).collect();
+        found.sort_unstable();
+        sent.sort_unstable();
+        assert_eq!(found.len(), sent.len(), "{cluster}");
+        for (found, sent) in found.iter().zip(&sent) {
+            assert_eq!(found, sent);
+        }
+    }
+    assert_eq!(by_cluster, BTreeMap::new());
 }
