@@ -9,6 +9,7 @@ use teleport_event_indexer::demo::elastic::Refusal;
 use tokio::time::Instant;
 
 use super::{Letter, letters};
+use crate::support::program::Running;
 use crate::support::rig::{
     Rig, backfill, event, line_with, midnight, realistic, rfc3339, wait_until_said,
 };
@@ -169,15 +170,27 @@ fn what_is_refused_for_ever_as_if_it_were_for_a_moment_is_told_of_by_name() {
     rig.append([one.clone()]);
     rig.elasticsearch().refuse_larger(Some((1_500_000, 429)));
     let running = rig.spawn(&backfill(3, 2));
-    // It takes more than a minute until it is taken for what it is.
-    wait_until_said(&running, "WARN bulk request failed, trying again: ");
-    wait_until_said(&running, LARGE);
+    // It takes more than a minute until it is taken for what it is. Whether a warning comes before is a
+    // matter of when the last line was.
+    wait_a_minute(&running);
+    wait_until_said(&running, "too large for Elasticsearch");
     let output = running.wait();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
     assert_in_safe_form(&rig, &[&one], 429);
     let line = line_with(&output.stderr, "too large for Elasticsearch").expect("it is said");
     assert!(line.contains(LARGE) && line.contains("es_rejected_execution_exception"));
     assert_eq!(rig.backfill().counts.dead_letters, 1);
+}
+
+/// From the first failure on. Before that nothing more is said, and the last pause may be half a
+/// minute more.
+fn wait_a_minute(running: &Running) {
+    wait_until_said(running, "INFO bulk request failed, trying again: ");
+    let begun = Instant::now();
+    wait_until("a minute has passed", || {
+        let left = Duration::from_secs(60).saturating_sub(begun.elapsed());
+        left.is_zero().then_some(()).ok_or(left.as_secs())
+    });
 }
 
 /// One that nobody would take for too large: it is tried for as long as it takes, by name.
@@ -187,15 +200,7 @@ fn what_is_refused_alone_for_long_is_named() {
     rig.append([large(LARGE, 900_000)]);
     rig.elasticsearch().refuse_larger(Some((700_000, 429)));
     let running = rig.spawn(&backfill(3, 2));
-    wait_until_said(&running, "INFO bulk request failed, trying again: ");
-    let begun = Instant::now();
-    // Before that nothing more is said, and the last pause may be half a minute.
-    let wait = Duration::from_secs(60);
-    wait_until("a minute has passed", || {
-        let passed = begun.elapsed();
-        let left = wait.saturating_sub(passed);
-        (passed >= wait).then_some(()).ok_or(left.as_secs())
-    });
+    wait_a_minute(&running);
     let line = wait_until_said(&running, "WARN bulk request failed, trying again: ");
     rig.elasticsearch().refuse_larger(None);
     let output = running.wait();
