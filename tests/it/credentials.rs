@@ -57,6 +57,16 @@ impl Daemon<'_> {
         self.n_events += 1;
         self.rig.append([event]);
     }
+
+    /// It is told to stop, and has lost nothing; gives all that it has said.
+    fn ends(mut self) -> String {
+        self.running.terminate();
+        let output = self.running.wait();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        self.rig.assert_complete();
+        assert_eq!(self.rig.daemon().counts.dead_letters, 0);
+        output.stderr
+    }
 }
 
 fn password(password: &str) -> Option<Credentials> {
@@ -156,15 +166,9 @@ fn renewed_files_are_taken_over_and_others_change_nothing() {
     daemon.read_again(RENEWED);
     daemon.goes_on();
 
-    let mut running = daemon.running;
-    running.terminate();
-    let output = running.wait();
-    assert_eq!(output.code, Some(0), "{}", output.stderr);
-    rig.assert_complete();
-    let counts = rig.daemon().counts;
-    assert_eq!(counts.dead_letters, 0);
+    let said = daemon.ends();
     for secret in ["one", "two", "thr"] {
-        assert!(!output.stderr.contains(&format!("\"{secret}\"")));
+        assert!(!said.contains(&format!("\"{secret}\"")));
     }
 }
 
@@ -248,10 +252,5 @@ fn a_user_of_a_pki_realm_who_is_refused_waits_and_goes_on() {
     daemon.goes_on();
     daemon.read_again("credentials for Elasticsearch renewed");
     daemon.goes_on();
-    let mut running = daemon.running;
-    running.terminate();
-    let output = running.wait();
-    assert_eq!(output.code, Some(0), "{}", output.stderr);
-    rig.assert_complete();
-    assert_eq!(rig.daemon().counts.dead_letters, 0);
+    daemon.ends();
 }

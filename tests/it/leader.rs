@@ -56,6 +56,33 @@ fn takes_over(next: &mut Running, times: usize, why: &str) {
     assert!(took < LONG, "{why}: {took:?}");
 }
 
+/// The first lines of the configuration of a daemon that follows a log of two days from its start.
+fn settings() -> String {
+    format!(
+        "state = \"elasticsearch\"\ntimeout = \"500ms\"\nstart-time = {:?}",
+        days_ago(2)
+    )
+}
+
+/// Two daemons of one state, with all that is to be installed for them.
+fn pair<'a>(
+    name: &str,
+    teleport: &'a FakeTeleport,
+    server: &Elasticsearch,
+    settings: &str,
+) -> [Journey<'a>; 2] {
+    let first = Journey::new(name, teleport, server, settings);
+    let second = Journey::installed(name, name, teleport, server, settings);
+    install(server, name);
+    [first, second]
+}
+
+/// Whether the leader that `status --json` names is this process.
+pub(crate) fn is_led_by(status: &Value, running: &Running) -> bool {
+    let name = status["leader"]["name"].to_string();
+    name.contains(&format!("process {} ", running.id()))
+}
+
 fn wait_for_all(journey: &Journey<'_>, teleport: &FakeTeleport) {
     let all = teleport.uids().len() as u64;
     wait_until("all events are there", || match journey.count() {
@@ -76,10 +103,7 @@ fn a_leader_dies_hangs_ends_and_loses_elasticsearch_and_each_event_is_there_once
     let Some(teleport) = FakeTeleport::start(&["--events", "2000", "--days", "2"]) else {
         return;
     };
-    let settings = format!(
-        "state = \"elasticsearch\"\ntimeout = \"500ms\"\nstart-time = {:?}",
-        days_ago(2)
-    );
+    let settings = settings();
     let first = Journey::new(NAME, &teleport, &server, &settings);
     let second = Journey::installed(NAME, NAME, &teleport, &server, &settings);
 

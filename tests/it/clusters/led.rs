@@ -116,11 +116,7 @@ fn each_cluster_has_a_leader_of_its_own_and_all_go_on_when_a_daemon_dies() {
         let output = b.run(&["--config", "config.toml", "status", "--json"]);
         assert_eq!(output.code, Some(0), "{}", output.stderr);
         let picture: Value = serde_json::from_str(&output.stdout).expect("it prints JSON");
-        let process = format!("process {} ", first.id());
-        let by_first = |n: usize| {
-            let leader = &picture["clusters"][n]["leader"]["name"];
-            leader.to_string().contains(&process)
-        };
+        let by_first = |n: usize| leader::is_led_by(&picture["clusters"][n], &first);
         (by_first(0) && by_first(1))
             .then_some(picture.clone())
             .ok_or(picture)

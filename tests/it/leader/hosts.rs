@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::{LEADS, START, install, says, takes_over, wait_for_all};
+use super::{LEADS, START, is_led_by, pair, says, settings, takes_over, wait_for_all};
 use crate::support::elasticsearch::{Elasticsearch, Options};
 use crate::support::faketeleport::FakeTeleport;
-use crate::support::journey::{Journey, days_ago};
 use crate::support::listener::{Conduct, Listener};
 use crate::support::wait_until;
 
@@ -19,13 +18,7 @@ fn a_host_hangs_and_another_one_is_asked() {
     let Some(teleport) = FakeTeleport::start(&["--events", "2000", "--days", "2"]) else {
         return;
     };
-    let settings = format!(
-        "state = \"elasticsearch\"\ntimeout = \"500ms\"\nstart-time = {:?}",
-        days_ago(2)
-    );
-    let first = Journey::new(NAME, &teleport, &server, &settings);
-    let second = Journey::installed(NAME, NAME, &teleport, &server, &settings);
-    install(&server, NAME);
+    let [first, second] = pair(NAME, &teleport, &server, &settings());
     let target: SocketAddr = server
         .url()
         .replace("http://", "")
@@ -59,17 +52,14 @@ fn a_host_hangs_and_another_one_is_asked() {
     one.conducts(Conduct::Passes);
     other.conducts(Conduct::Hangs);
     teleport.append("n=200");
-    let leader = first.status()["leader"]["name"].to_string();
-    let by_a = leader.contains(&format!("process {} ", a.id()));
+    let by_a = is_led_by(&first.status(), &a);
     let (mut dead, mut next) = if by_a { (a, b) } else { (b, a) };
     dead.kill();
     takes_over(&mut next, 1, "killed while its host hangs");
     wait_for_all(&first, &teleport);
     wait_until("the position is told", || {
         let status = first.status();
-        let name = status["leader"]["name"].to_string();
-        let leads = name.contains(&format!("process {} ", next.id()));
-        leads.then_some(()).ok_or(status)
+        is_led_by(&status, &next).then_some(()).ok_or(status)
     });
     next.terminate();
     let output = next.wait();

@@ -5,10 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{START, install, wait_for_all};
+use super::{START, is_led_by, pair, settings, wait_for_all};
 use crate::support::elasticsearch::{Elasticsearch, Options};
 use crate::support::faketeleport::FakeTeleport;
-use crate::support::journey::{Journey, days_ago};
 use crate::support::wait_until;
 
 const LASTS: Duration = Duration::from_secs(600);
@@ -31,14 +30,8 @@ fn run(export: bool) -> Option<String> {
     let teleport = FakeTeleport::start(&["--events", "20000", "--days", "2", "--sessions", "0"])?;
     teleport.faults(&json!({"unimplemented_export": !export}));
     let name = "kills";
-    let settings = format!(
-        "state = \"elasticsearch\"\nstate-name = {name:?}\ntimeout = \"500ms\"\nstart-time = {:?}",
-        days_ago(2)
-    );
-    let first = Journey::new(name, &teleport, &server, &settings);
-    let second = Journey::installed(name, name, &teleport, &server, &settings);
-    install(&server, name);
-    let journeys = [first, second];
+    let settings = format!("{}\nstate-name = {name:?}", settings());
+    let journeys = pair(name, &teleport, &server, &settings);
     let mut running = journeys.each_ref().map(|journey| journey.spawn(&START));
     wait_for_all(&journeys[0], &teleport);
 
@@ -68,10 +61,10 @@ fn run(export: bool) -> Option<String> {
             continue;
         }
         let leader = wait_until("somebody leads", || {
-            let head = &journeys[0].status()["leader"]["name"];
-            let leads = |id: u32| head.to_string().contains(&format!("process {id} "));
-            let leader = running.iter().position(|running| leads(running.id()));
-            leader.ok_or(head.to_string())
+            let status = journeys[0].status();
+            let mut daemons = running.iter();
+            let leader = daemons.position(|daemon| is_led_by(&status, daemon));
+            leader.ok_or(status)
         });
         running[leader].kill();
         killed.push(Instant::now());

@@ -6,10 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use teleport_event_indexer::elastic::dead_letters::INDEX;
 
-use super::{LEADS, START, install, says};
+use super::{LEADS, START, pair, says};
 use crate::support::elasticsearch::{Elasticsearch, Options};
 use crate::support::faketeleport::FakeTeleport;
-use crate::support::journey::{Journey, days_ago};
+use crate::support::journey::days_ago;
 use crate::support::wait_until;
 
 const NAME: &str = "refusing";
@@ -44,9 +44,7 @@ fn a_refusal_of_all_is_kept_though_the_leader_dies_half_way() {
         return;
     };
     let settings = format!("state = \"elasticsearch\"\nstart-time = {:?}", days_ago(3));
-    let first = Journey::new(NAME, &teleport, &server, &settings);
-    let second = Journey::installed(NAME, NAME, &teleport, &server, &settings);
-    install(&server, NAME);
+    let [first, second] = pair(NAME, &teleport, &server, &settings);
     // As somebody's own indices may have it. The safe form has this field as well.
     let mappings = json!({"properties": {"event": {"type": "long", "ignore_malformed": false}}});
     for days in 0..5 {
