@@ -327,7 +327,9 @@ impl DeadLetterIndex {
                 "error_types": {"terms": {"field": "error_type", "size": 100}},
             },
         });
-        let path = format!("/{INDEX}/_search?ignore_unavailable=true");
+        // Where two ask the same at a time, Elasticsearch computes it once and keeps it for both; but if
+        // the one for whom it does goes away meanwhile, the other's search fails with a 400.
+        let path = format!("/{INDEX}/_search?ignore_unavailable=true&request_cache=false");
         let found = self.ask(Method::Post, &path, &query, READ).await?;
         let sums = &found["aggregations"];
         let buckets = sums["error_types"]["buckets"].as_array();

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use teleport_event_indexer::checkpoint::{Checkpoint, DeadLetterFilter};
-use teleport_event_indexer::config::{Config, Needs, sources};
 use teleport_event_indexer::demo::events::{self, Id};
 use teleport_event_indexer::document::{Encoder, IndexPattern, Schema};
 use teleport_event_indexer::elastic::bulk::Bulk;
-use teleport_event_indexer::elastic::client::Client;
 use teleport_event_indexer::event::AuditEvent;
 use teleport_event_indexer::pipeline::batch::BatchLimits;
 use teleport_event_indexer::pipeline::{
@@ -23,6 +21,7 @@ use teleport_event_indexer::telemetry::Stats;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::elasticsearch::{Elasticsearch, NEWEST, PASSWORD, oldest};
+use crate::support::journey::client;
 use crate::support::program::Indexer;
 use crate::support::samples;
 use crate::support::stand_ins::block_on;
@@ -98,7 +97,7 @@ impl<'a> Installed<'a> {
         let checkpoint = Arc::new(Checkpoint::open_in_memory().expect("SQLite works"));
         let run = checkpoint.backfill_run("mapping", 0, 1, "");
         let pipeline = Pipeline {
-            sink: Bulk::new(self.client(), false, None),
+            sink: Bulk::new(client(&self.indexer), false, None),
             checkpoint: checkpoint.clone(),
             run: run.expect("there is a run").id,
             cluster: "mapping".into(),
@@ -165,18 +164,6 @@ impl<'a> Installed<'a> {
             .request("DELETE", &path, &Value::Null)
             .success();
         fates
-    }
-
-    fn client(&self) -> Client {
-        let path = self.indexer.directory().join("config.toml");
-        let raw = sources::collect(Some(&path), Vec::new(), Vec::new());
-        let needs = Needs {
-            elasticsearch: true,
-            ..Needs::default()
-        };
-        let resolved = Config::resolve(raw.expect("it can be read"), needs);
-        let (config, _) = resolved.expect("it is right");
-        Client::new(&config.elasticsearch.expect("it is needed")).expect("it names no file")
     }
 }
 

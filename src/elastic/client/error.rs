@@ -382,6 +382,13 @@ impl ErrorAnswer {
             Some(reason) => reason.to_owned(),
             None => text(&error["reason"]),
         };
+        // Of a search it is said only there why the shards have failed.
+        let cause = &error["root_cause"][0];
+        if let Some(kind) = cause["type"].as_str().filter(|kind| error["type"] != *kind) {
+            let why = text(&cause["reason"]);
+            let colon = if why.is_empty() { "" } else { ": " };
+            reason = format!("{reason} ({kind}{colon}{why})");
+        }
         // Only there is it said that a key has expired.
         if let Some(why) = error["additional_unsuccessful_credentials"].as_str() {
             reason = format!("{reason} ({why})");
@@ -435,6 +442,19 @@ mod tests {
         };
         let typed = r#"{"error":{"type":"security_exception","reason":"no"},"status":403}"#;
         assert_eq!(read(403, typed), "status 403, security_exception: no");
+        let shards = r#"{"error":{"root_cause":[{"type":"task_cancelled_exception","reason":"closed"}],
+            "type":"search_phase_execution_exception","reason":"all shards failed"},"status":400}"#;
+        assert_eq!(
+            read(400, shards),
+            "status 400, search_phase_execution_exception: all shards failed \
+             (task_cancelled_exception: closed)"
+        );
+        let silent = r#"{"error":{"root_cause":[{"type":"no_shard_available","reason":null}],
+            "type":"search_phase_execution_exception","reason":"all shards failed"},"status":503}"#;
+        assert_eq!(
+            read(503, silent),
+            "status 503, search_phase_execution_exception: all shards failed (no_shard_available)"
+        );
         let text = r#"{"error":"no handler found for uri [/x]"}"#;
         assert_eq!(read(400, text), "status 400: no handler found for uri [/x]");
         assert_eq!(read(502, "<html>bad gateway</html>"), "status 502");

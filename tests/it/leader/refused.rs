@@ -2,14 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::mpsc::{self, TryRecvError};
+use std::thread;
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use teleport_event_indexer::elastic::dead_letters::INDEX;
+use teleport_event_indexer::checkpoint::{DeadLetter, DocumentForm};
+use teleport_event_indexer::elastic::dead_letters::{DeadLetterIndex, INDEX};
+use tokio::time::{sleep, timeout};
 
-use super::{LEADS, START, pair, says};
-use crate::support::elasticsearch::{Elasticsearch, Options};
+use super::{LEADS, START, install, pair, says};
+use crate::support::elasticsearch::{Elasticsearch, NEWEST, Options};
 use crate::support::faketeleport::FakeTeleport;
-use crate::support::journey::days_ago;
+use crate::support::journey::{client, days_ago, installer};
+use crate::support::stand_ins::block_on;
 use crate::support::wait_until;
 
 const NAME: &str = "refusing";
@@ -95,4 +102,64 @@ fn a_refusal_of_all_is_kept_though_the_leader_dies_half_way() {
     let all: BTreeSet<_> = teleport.uids().into_iter().collect();
     assert_eq!(kept(&server), all);
     assert_eq!(first.count(), 0);
+}
+
+/// Elasticsearch gives up a search whose client has gone, and with it any other that waits for the
+/// same sums. So a leader that dies must not take along those of its successor.
+#[test]
+fn sums_are_told_though_others_who_ask_for_them_go_away() {
+    let Some(server) = Elasticsearch::shared(NEWEST, false) else {
+        return;
+    };
+    let name = "gone";
+    let indexer = installer(name, server);
+    install(server, name);
+    let letters = DeadLetterIndex::new(client(&indexer), name);
+    block_on(letters.keep(&many(name), u64::MAX)).expect("there is room");
+    // Sums are computed anew only after a write and a refresh.
+    let (is_over, over) = mpsc::channel::<()>();
+    let writer = thread::spawn(move || {
+        let path = format!("/{INDEX}/_doc/{name}?refresh=true");
+        while over.try_recv() == Err(TryRecvError::Empty) {
+            server.request("PUT", &path, &json!({})).success();
+        }
+    });
+    let goes_away = async || {
+        for round in (0..4).cycle() {
+            let patience = Duration::from_millis(2) + Duration::from_micros(500) * round;
+            drop(timeout(patience, letters.summary()).await);
+            // Faster than Elasticsearch takes connections is of no use.
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let asks = async {
+        for _ in 0..1_000 {
+            let told = letters.summary().await;
+            told.expect("nothing is in its way");
+        }
+    };
+    block_on(async {
+        tokio::select! {
+            () = asks => {}
+            () = async { tokio::join!(goes_away(), goes_away(), goes_away()); } => {}
+        }
+    });
+    drop(is_over);
+    writer.join().expect("it has written");
+}
+
+fn many(index_name: &str) -> Vec<DeadLetter> {
+    let letter = |number: usize| DeadLetter {
+        document_id: number.to_string(),
+        index_name: index_name.to_owned(),
+        event_type: "user.login".to_owned(),
+        time_ms: None,
+        document: b"{}".to_vec(),
+        form: DocumentForm::Json,
+        status: Some(400),
+        error_type: "mapper_parsing_exception".to_owned(),
+        reason: String::new(),
+        first_seen_ms: 0,
+    };
+    (0..5_000).map(letter).collect()
 }

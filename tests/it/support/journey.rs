@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Days, Utc};
 use serde_json::{Number, Value};
+use teleport_event_indexer::config::{Config, Needs, sources};
+use teleport_event_indexer::elastic;
 
 use super::elasticsearch::{Client, Elasticsearch, PASSWORD as SUPERUSER_PASSWORD};
 use super::faketeleport::FakeTeleport;
@@ -228,6 +230,20 @@ pub(crate) fn same_form(value: Value) -> Value {
         }
         other => other,
     }
+}
+
+/// A client with the configuration of a program.
+pub(crate) fn client(indexer: &Indexer) -> elastic::client::Client {
+    let path = indexer.directory().join("config.toml");
+    let raw = sources::collect(Some(&path), Vec::new(), Vec::new());
+    let needs = Needs {
+        elasticsearch: true,
+        ..Needs::default()
+    };
+    let resolved = Config::resolve(raw.expect("it can be read"), needs);
+    let (config, _) = resolved.expect("it is right");
+    elastic::client::Client::new(&config.elasticsearch.expect("it is needed"))
+        .expect("it names no file")
 }
 
 /// A folder with the configuration by which the superuser installs the index template of this name.
