@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::elasticsearch::{Elasticsearch, Options, PASSWORD as SUPERUSER};
+use crate::support::elasticsearch::{Elasticsearch, Options, PASSWORD as SUPERUSER, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::journey::{Journey, PASSWORD, days_ago};
 use crate::support::program::{Indexer, Running};
@@ -156,7 +156,10 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
 /// A day of an export that takes long is cut by its chunks, so that others can help.
 #[test]
 fn a_large_day_of_an_export_is_cut_and_each_event_is_there_once() {
-    let Some(server) = Elasticsearch::start(Options::default()) else {
+    let Some(server) = Elasticsearch::start(Options {
+        version: oldest(),
+        ..Options::default()
+    }) else {
         return;
     };
     let events = ["--events", "6000", "--days", "2", "--chunk", "100"];

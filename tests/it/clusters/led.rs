@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::faketeleport::compare;
 use crate::leader;
-use crate::support::elasticsearch::{Elasticsearch, Options};
+use crate::support::elasticsearch::{Elasticsearch, Options, oldest};
 use crate::support::faketeleport::FakeTeleport;
 use crate::support::journey::{days_ago, install};
 use crate::support::program::{Indexer, Running};
@@ -54,7 +54,10 @@ fn leads(running: &Running, cluster: &str) -> bool {
 
 #[test]
 fn each_cluster_has_a_leader_of_its_own_and_all_go_on_when_a_daemon_dies() {
-    let Some(server) = Elasticsearch::start(Options::default()) else {
+    let Some(server) = Elasticsearch::start(Options {
+        version: oldest(),
+        ..Options::default()
+    }) else {
         return;
     };
     let (Some(east), Some(west)) = (log("east.example.com", "1"), log("west.example.com", "2"))
