@@ -5,6 +5,7 @@ mod end;
 mod lead;
 mod reason;
 mod stats;
+mod told;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +27,7 @@ pub use self::reason::{GAP_REASONS, Reason};
 pub use self::stats::{
     BulkRequest, DURATION_BOUNDS, Durations, HeldUp, RequestOutcome, RequestOutcomes, Stats,
 };
+pub use self::told::Told;
 
 /// Sends the log to stderr from here on, as text for people or JSON for machines.
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::telemetry::Failing;
+use crate::telemetry::{Failing, Told};
 
 /// Exponential backoff with a cap and jitter. It never gives up.
 #[derive(Debug)]
@@ -13,13 +13,9 @@ pub struct Backoff {
     cap: Duration,
     failures: u32,
     since: Option<Instant>,
-    /// When somebody was last to say so.
-    told: Option<Instant>,
+    told: Told,
     random: u64,
 }
-
-/// What fails again and again is worth a line so often.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// One more failure, as [`Backoff::failed`] sees it.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +45,7 @@ impl Backoff {
             cap,
             failures: 0,
             since: None,
-            told: None,
+            told: Told::default(),
             random: random | 1,
         }
     }
@@ -58,10 +54,6 @@ impl Backoff {
     pub fn failed(&mut self) -> Failure {
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);
-        let is_worth_a_line = self.told.is_none_or(|told| now - told >= TOLD_EVERY);
-        if is_worth_a_line {
-            self.told = Some(now);
-        }
         let full = self
             .first
             .saturating_mul(1 << self.failures.min(20))
@@ -76,7 +68,7 @@ impl Backoff {
             wait: full * part / 1024,
             failures: self.failures,
             lasting: now - since,
-            is_worth_a_line,
+            is_worth_a_line: self.told.once_a_minute(),
         }
     }
 
@@ -89,7 +81,7 @@ impl Backoff {
     pub fn succeeded(&mut self) {
         self.failures = 0;
         self.since = None;
-        self.told = None;
+        self.told.forget();
     }
 }
 

@@ -1,13 +1,13 @@
 //! Whether one of the two ends answers.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
 
-use super::Reason;
 use super::reason::{Counts, place};
+use super::{Reason, Told};
 
 /// How an end has answered so far. Said by whoever calls it, at each call.
 #[derive(Debug, Default)]
@@ -17,14 +17,11 @@ pub struct End {
     failing_since_ms: AtomicI64,
     failures: Counts<{ Reason::OF_FAILURES.len() }>,
     said: Mutex<String>,
-    /// When the log was last told of a failure, ms since 1970, by [`Reason::OF_FAILURES`]; 0: never.
-    told_ms: [AtomicI64; Reason::OF_FAILURES.len()],
+    /// Several calls fail at once, and each again and again: one line a minute tells of all.
+    told: Mutex<[Told; Reason::OF_FAILURES.len()]>,
     /// It was told as something that does not pass quickly.
     is_loud: AtomicBool,
 }
-
-/// Several calls fail at once, and each again and again: one line a minute and reason tells of all.
-const TOLD_EVERY_MS: i64 = 60_000;
 
 /// What lasted for less is over before anybody looks.
 const WORTH_AN_END: Duration = Duration::from_secs(10);
@@ -89,24 +86,18 @@ impl End {
     /// minute, whoever fails. If somebody `must_act` the log is told of the end of it, too.
     /// `failure` counts those of the caller, which tell where calls are answered and parts of them fail.
     pub fn line(&self, reason: Reason, failure: Failing, must_act: bool) -> Line {
-        let told = &self.told_ms[place(&Reason::OF_FAILURES, &reason)];
-        let (now_ms, told_ms) = (Utc::now().timestamp_millis(), told.load(Ordering::Relaxed));
         let since_ms = self.failing_since_ms.load(Ordering::Relaxed);
-        let is_news = match since_ms {
-            0 => failure.is_first,
-            since_ms => told_ms < since_ms,
-        };
-        // A clock that is set back must not keep it silent.
-        let is_due = is_news || !(0..TOLD_EVERY_MS).contains(&(now_ms - told_ms));
-        let claim = || {
-            let claimed =
-                told.compare_exchange(told_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed);
-            claimed.is_ok()
-        };
-        if !is_due || !claim() {
-            return Line::None;
+        {
+            let told = &mut self.told()[place(&Reason::OF_FAILURES, &reason)];
+            if since_ms == 0 && failure.is_first {
+                told.forget();
+            }
+            if !told.once_a_minute() {
+                return Line::None;
+            }
         }
-        let is_lasting = failure.is_lasting || since_ms != 0 && now_ms - since_ms >= LASTING_MS;
+        let lasting_ms = Utc::now().timestamp_millis() - since_ms;
+        let is_lasting = failure.is_lasting || since_ms != 0 && lasting_ms >= LASTING_MS;
         if is_lasting || must_act {
             self.is_loud.store(true, Ordering::Relaxed);
         }
@@ -121,12 +112,17 @@ impl End {
     pub fn failed(&self, reason: Reason, said: &str) {
         said.clone_into(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner));
         self.failures.note(&Reason::OF_FAILURES, &reason);
-        // Whoever was first says since when.
+        // Whoever is first says since when, and has it told of anew.
         let now = Utc::now().timestamp_millis();
         let since = &self.failing_since_ms;
-        since
-            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
-            .unwrap_or_default();
+        let begins = since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        if begins.is_ok() {
+            self.told().iter_mut().for_each(Told::forget);
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, [Told; Reason::OF_FAILURES.len()]> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many calls have failed.
@@ -160,29 +156,26 @@ impl End {
 mod tests {
     use super::*;
 
-    #[test]
-    fn many_failures_are_told_of_once_a_minute_and_their_end_once() {
+    #[tokio::test(start_paused = true)]
+    async fn many_failures_are_told_of_once_a_minute_and_their_end_once() {
         let end = End::default();
         let failing = |is_first| Failing {
             is_first,
             is_lasting: false,
         };
         let line = |reason, is_first, must_act| end.line(reason, failing(is_first), must_act);
-        let back = |ms: i64| {
-            for time in end.told_ms.iter().chain([&end.failing_since_ms]) {
-                time.fetch_sub(ms, Ordering::Relaxed);
-            }
+        let pass = async |ms: u32| {
+            end.failing_since_ms.fetch_sub(ms.into(), Ordering::Relaxed);
+            tokio::time::advance(Duration::from_millis(ms.into())).await;
         };
         end.failed(Reason::Unreachable, "away");
         assert_eq!(line(Reason::Unreachable, true, false), Line::Brief);
         // Another call, and the same one again; but for another reason.
         assert_eq!(line(Reason::Unreachable, true, false), Line::None);
         assert_eq!(line(Reason::Overloaded, false, false), Line::Brief);
-        // As long as this may take on a busy machine.
-        let margin_ms = 20_000;
-        back(LASTING_MS - margin_ms);
+        pass(59_999).await;
         assert_eq!(line(Reason::Unreachable, false, false), Line::None);
-        back(margin_ms);
+        pass(1).await;
         assert_eq!(line(Reason::Unreachable, false, false), Line::Lasting);
         assert_eq!(line(Reason::Unreachable, true, false), Line::None);
         assert!(end.answered() >= Some(Duration::from_secs(60)));
@@ -193,13 +186,9 @@ mod tests {
             (20_000, false, false),
             (20_000, true, true),
         ] {
-            // Not within the same millisecond.
-            for told in &end.told_ms {
-                told.fetch_sub(1, Ordering::Relaxed);
-            }
             end.failed(Reason::Denied, "no");
             assert_eq!(line(Reason::Denied, false, must_act), Line::Brief);
-            back(lasted_ms);
+            pass(lasted_ms).await;
             assert_eq!(end.answered().is_some(), is_told, "{lasted_ms} {must_act}");
         }
         // It answers, but something within the answers fails.

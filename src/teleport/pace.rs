@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::telemetry::Told;
+
 /// The pause between two requests after the first refusal: about half of what one reader gets done.
 const FIRST: Duration = Duration::from_millis(100);
 
 /// Never slower than this; the strictest limit known of, five searches a minute, lets it pass.
 const SLOWEST: Duration = Duration::from_secs(12);
-
-/// Halving is worth a line so often: a rate at its limit is halved again and again.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// A pause below this is none.
 const NONE: Duration = Duration::from_millis(20);
@@ -28,8 +27,8 @@ struct State {
     pause: Duration,
     next: Option<Instant>,
     slowed: Option<Instant>,
-    /// When somebody was last to say so.
-    told: Option<Instant>,
+    /// That it is halved: a rate at its limit is, again and again.
+    told: Told,
 }
 
 impl Pace {
@@ -62,11 +61,7 @@ impl Pace {
         state.pause = (state.pause * 2).clamp(FIRST, SLOWEST);
         state.slowed = Some(now);
         state.next = Some(now + state.pause);
-        if state.told.is_some_and(|told| now - told < TOLD_EVERY) {
-            return None;
-        }
-        state.told = Some(now);
-        Some(state.pause)
+        state.told.once_a_minute().then_some(state.pause)
     }
 
     /// It was answered.

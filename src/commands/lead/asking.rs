@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::Setting;
@@ -11,20 +11,18 @@ use crate::elastic::work::WorkError;
 use crate::leader::candidate::Answer;
 use crate::leader::{Content, Head};
 use crate::output::Chain;
-use crate::telemetry::{End, Reason};
+use crate::telemetry::{End, Reason, Told};
 
 /// How long one answer is waited for: several fit into a lease.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// What lasts is said again this often.
-const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Waits for answers.
 #[derive(Default)]
 pub(super) struct Asking {
     was_answered: bool,
-    /// Since the last answer: what was said, and when.
-    said: Option<(&'static str, Instant)>,
+    /// How it has failed since the last answer.
+    failing: Option<&'static str>,
+    told: Told,
     leader: Option<String>,
 }
 
@@ -42,7 +40,7 @@ impl Asking {
         let (what, reason, words, mend) = match timeout(PATIENCE, answer).await {
             Ok(Ok(answer)) => {
                 self.was_answered = true;
-                self.said = None;
+                self.failing = None;
                 if let Some(lasted) = end.and_then(End::answered) {
                     info!(after = ?lasted, "Elasticsearch answers again");
                 }
@@ -65,9 +63,10 @@ impl Asking {
         if let Some(end) = end {
             end.failed(reason, &format!("{what}: {words}"));
         }
-        let is_known = |(said, at): (&str, Instant)| said == what && at.elapsed() < SAID_AGAIN;
-        if !self.said.is_some_and(is_known) {
-            self.said = Some((what, Instant::now()));
+        if self.failing.replace(what) != Some(what) {
+            self.told.forget();
+        }
+        if self.told.once_a_minute() {
             if what == STAYS {
                 error!(mend, "cannot lead, trying again: {words}");
             } else {
