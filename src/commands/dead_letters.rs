@@ -15,7 +15,7 @@ use crate::checkpoint::{
     Checkpoint, DeadLetter, DeadLetterEntry, DeadLetterFilter, DocumentForm, Dropped, PagePlace,
 };
 use crate::cli::DeadLetters;
-use crate::commands::lead::look::{self, Listed};
+use crate::commands::lead::look;
 use crate::commands::status::{no_state, time};
 use crate::commands::{Exit, Failure};
 use crate::config::{Config, StateHome};
@@ -40,7 +40,7 @@ pub(super) async fn dead_letters(
         DeadLetters::Drop(filter) => drop_them(&Checkpoint::open(storage)?, &filter),
         DeadLetters::Retry(filter) => {
             let checkpoint = Arc::new(Checkpoint::open(storage)?);
-            retry::retry(&config, checkpoint, &filter, shutdown).await
+            retry::retry(&config, checkpoint, None, &filter, shutdown).await
         }
         command => look_at(&look, command),
     }
@@ -59,17 +59,11 @@ async fn in_elasticsearch(
     let store = Arc::new(found.store().await?);
     match command {
         DeadLetters::Drop(filter) => {
-            let before = Listed::of(&store, &filter)?;
-            let exit = drop_them(&store, &filter)?;
-            found.apply(&before, &filter, &store).await?;
-            Ok(exit)
+            found.give_up(&filter, &store).await?;
+            drop_them(&store, &filter)
         }
         DeadLetters::Retry(filter) => {
-            let before = Listed::of(&store, &filter)?;
-            let done = retry::retry(config, store.clone(), &filter, shutdown).await;
-            // Whatever has become of some of them.
-            found.apply(&before, &filter, &store).await?;
-            done
+            retry::retry(config, store, Some(&found), &filter, shutdown).await
         }
         command => look_at(&store, command),
     }

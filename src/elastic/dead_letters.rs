@@ -8,6 +8,7 @@
 //! One that has left a gap in the log is not deleted when it has settled, but marked, so that
 //! whoever leads closes the gap, which is part of the state, and then deletes it.
 
+mod reading;
 mod settled;
 mod written;
 
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use self::reading::Place;
 pub use self::settled::Settled;
 use super::client::{Answer, Body, Client, ClientError, ErrorAnswer, Method};
 use super::work::{GRANT, UNBLOCK};
@@ -30,12 +32,6 @@ pub const PRIVILEGES: &[&str] = &["read", "index", "delete", "auto_configure"];
 
 /// A document up to this size is kept as the text that it is, and one part has no more.
 const PART: usize = 512 << 10;
-
-/// A message of Teleport's has 64 MiB at most.
-const LARGEST: usize = 1 << 30;
-
-/// Letters of one page: with the largest first parts, 16 MiB.
-const PAGE: usize = 30;
 
 /// Letters that are asked for at once: some hundred KiB of ids.
 const ASKED: usize = 2_000;
@@ -126,10 +122,6 @@ struct Part {
     packed: String,
 }
 
-/// Where a page of letters ends.
-#[derive(Clone, Debug)]
-pub struct Place(Value);
-
 impl DeadLetterIndex {
     /// The dead letters of the state of this name.
     pub fn new(client: Client, state: &str) -> Self {
@@ -192,22 +184,15 @@ impl DeadLetterIndex {
         letters: &[DeadLetter],
     ) -> Result<HashMap<String, i64>, DeadLetterIndexError> {
         let mut known = HashMap::new();
+        let fields = json!(["first_seen_ms", "settled"]);
         for letters in letters.chunks(ASKED) {
             let ids = letters
                 .iter()
                 .map(|l| self.id(&l.document_id, &l.index_name));
-            let docs: Vec<_> = ids
-                .map(|id| json!({"_id": id, "_source": ["first_seen_ms", "settled"]}))
-                .collect();
-            let path = format!("/{INDEX}/_mget?filter_path=docs._id,docs._source,docs.error.type");
-            let query = json!({ "docs": docs });
-            let found = self.ask(Method::Post, &path, &query, READ).await?;
-            let docs = found["docs"].as_array().map_or(&[][..], Vec::as_slice);
-            known.extend(docs.iter().filter_map(|doc| {
-                let first_seen_ms = doc["_source"]["first_seen_ms"].as_i64()?;
-                let is_settled = doc["_source"]["settled"].as_bool()?;
-                let id = doc["_id"].as_str()?.to_owned();
-                (!is_settled).then_some((id, first_seen_ms))
+            let found = self.get(ids, &fields).await?;
+            known.extend(found.into_iter().filter_map(|(id, _, letter)| {
+                let first_seen_ms = letter["first_seen_ms"].as_i64()?;
+                (letter["settled"] == false).then_some((id, first_seen_ms))
             }));
         }
         Ok(known)
@@ -235,82 +220,6 @@ impl DeadLetterIndex {
             parts: packed.len(),
             packed: packed.first().cloned(),
         }
-    }
-
-    /// Letters from a place on, in the order in which they came, and where the next page begins. What
-    /// was written in the last second may be missing.
-    ///
-    /// # Errors
-    /// If Elasticsearch does not say, or a document is none of ours.
-    pub async fn page(
-        &self,
-        from: Option<Place>,
-    ) -> Result<(Vec<DeadLetter>, Option<Place>), DeadLetterIndexError> {
-        let mut query = json!({
-            "size": PAGE,
-            "query": self.letters(false),
-            "sort": ["first_seen_ms", "document_id", "index_name"],
-        });
-        if let Some(Place(place)) = from {
-            query["search_after"] = place;
-        }
-        let path = format!("/{INDEX}/_search?ignore_unavailable=true");
-        let found = self.ask(Method::Post, &path, &query, READ).await?;
-        let hits = found["hits"]["hits"].as_array();
-        let hits = hits.ok_or(DeadLetterIndexError::Unexpected(READ))?;
-        let mut letters = Vec::new();
-        for hit in hits {
-            let id = hit["_id"].as_str().unwrap_or_default();
-            let letter = Letter::deserialize(&hit["_source"]);
-            let letter = letter.map_err(|_| DeadLetterIndexError::Unexpected(READ))?;
-            letters.extend(self.whole(id, letter).await?);
-        }
-        let next = hits.last().filter(|_| hits.len() == PAGE);
-        Ok((letters, next.map(|hit| Place(hit["sort"].clone()))))
-    }
-
-    /// `None`: it was deleted meanwhile.
-    async fn whole(
-        &self,
-        id: &str,
-        letter: Letter,
-    ) -> Result<Option<DeadLetter>, DeadLetterIndexError> {
-        let document = match (letter.document, letter.packed) {
-            (Some(text), _) => text.into_bytes(),
-            (None, Some(first)) => {
-                let mut parts = vec![first];
-                for number in 1..letter.parts {
-                    let id = super::assets::percent_encoded(&part_id(id, number));
-                    let path = format!("/{INDEX}/_doc/{id}");
-                    let answer = self.client.request(Method::Get, &path, Body::Empty).await?;
-                    if answer.status == 404 {
-                        return Ok(None);
-                    }
-                    let part = Part::deserialize(&read(&answer, READ)?["_source"]);
-                    let part = part.map_err(|_| DeadLetterIndexError::Unexpected(READ))?;
-                    parts.push(part.packed);
-                }
-                packed::joined(&parts, LARGEST)
-                    .map_err(|_| DeadLetterIndexError::Unexpected(READ))?
-            }
-            (None, None) => Vec::new(),
-        };
-        let form = match letter.form.as_str() {
-            "json" => DocumentForm::Json,
-            _ => DocumentForm::Protobuf,
-        };
-        Ok(Some(DeadLetter {
-            document_id: letter.document_id,
-            index_name: letter.index_name,
-            event_type: letter.event_type,
-            time_ms: letter.time_ms,
-            document,
-            form,
-            status: letter.status,
-            error_type: letter.error_type,
-            reason: letter.reason,
-            first_seen_ms: letter.first_seen_ms,
-        }))
     }
 
     /// How many there are.

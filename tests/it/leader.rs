@@ -2,6 +2,7 @@
 
 mod hosts;
 mod kills;
+mod letters;
 mod refused;
 
 use std::time::Duration;

@@ -159,6 +159,24 @@ impl Checkpoint {
         })
     }
 
+    /// The dead letter of a document for an index, whole.
+    ///
+    /// # Errors
+    /// If the state file cannot be read.
+    pub fn dead_letter(
+        &self,
+        id: &str,
+        index_name: &str,
+    ) -> Result<Option<DeadLetter>, CheckpointError> {
+        self.read("read a dead letter", |transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT * FROM dead_letters WHERE document_id = ?1 AND index_name = ?2",
+            )?;
+            let mut rows = statement.query((id, index_name))?;
+            Ok(rows.next()?.map(read).transpose()?)
+        })
+    }
+
     /// Drops dead letters that `filter` chooses, and closes the gaps that tell of their events.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::checkpoint::{
     Checkpoint, DeadLetter, DeadLetterFilter, DocumentForm, Gap, PagePlace, RunId,
 };
+use crate::commands::lead::look::{Found, Told};
 use crate::commands::room::Room;
 use crate::commands::status::safe_form_words;
 use crate::commands::transfer::{Patience, demand_template, reach_elasticsearch};
@@ -35,10 +36,12 @@ struct Fates {
 }
 
 /// Each is sent once, and dropped from the store once it has settled. A daemon that runs beside it
-/// does no harm: what both send has one id, and what both drop is gone.
+/// does no harm: what both send has one id, and what both drop is gone. Those that lie in
+/// Elasticsearch were loaded into the store, and follow it there page by page.
 pub(super) async fn retry(
     config: &Config,
     checkpoint: Arc<Checkpoint>,
+    found: Option<&Found>,
     filter: &DeadLetterFilter,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
@@ -86,8 +89,13 @@ pub(super) async fn retry(
         }
         for (run, letters) in by_run {
             tried += letters.len() as u64;
-            let sent = sender.send_all(run, letters);
-            match unless_stopped(&shutdown.stop, sent).await {
+            let told = letters.iter().map(Told::of).collect();
+            let sent = unless_stopped(&shutdown.stop, sender.send_all(run, letters)).await;
+            // Whatever has become of some of them.
+            if let Some(found) = found {
+                found.follow(told, &sender.checkpoint).await?;
+            }
+            match sent {
                 Some(sent) => sent?,
                 None => {
                     output::note("stopped before the end; the rest is as it was");

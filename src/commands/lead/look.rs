@@ -1,8 +1,6 @@
 //! The state in Elasticsearch, for commands that look at it.
 
-use std::collections::BTreeMap;
-
-use crate::checkpoint::{Checkpoint, DeadLetterFilter};
+use crate::checkpoint::{Checkpoint, DeadLetter, DeadLetterFilter, PagePlace};
 use crate::commands::lead::{state_name, whole_of};
 use crate::commands::transfer::{Patience, reach_elasticsearch};
 use crate::commands::{Exit, Failure};
@@ -14,6 +12,9 @@ use crate::shutdown::Shutdown;
 
 /// How often the head is read anew when its base was replaced meanwhile.
 const TRIES: u32 = 5;
+
+/// Bytes of letters that are in memory at once, beyond one.
+const PAGE_BYTES: u64 = 1 << 20;
 
 /// A state as it was a moment ago.
 pub(in crate::commands) struct Found {
@@ -83,53 +84,64 @@ impl Found {
         }
     }
 
-    /// Does in Elasticsearch what was done in that store since `before` was listed by `filter`.
-    pub(in crate::commands) async fn apply(
+    /// Gives up in Elasticsearch what `filter` chooses of that store.
+    pub(in crate::commands) async fn give_up(
         &self,
-        before: &Listed,
         filter: &DeadLetterFilter,
         store: &Checkpoint,
     ) -> Result<(), Failure> {
-        let after = Listed::of(store, filter)?.0;
-        for (letter, told) in &before.0 {
-            let (id, index) = letter;
-            match after.get(letter) {
-                None => self.letters.settle(id, index).await?,
-                // Refused again, for another reason.
-                Some(now) if now != told => {
-                    let filter = DeadLetterFilter {
-                        ids: vec![id.clone()],
-                        ..DeadLetterFilter::default()
-                    };
-                    let page = store.dead_letter_page(&filter, Default::default(), u64::MAX)?;
-                    for (_, letter) in page.letters {
-                        if letter.index_name == *index {
-                            self.letters.keep(&[letter], u64::MAX).await?;
-                        }
-                    }
-                }
+        let mut place = Some(PagePlace::default());
+        while let Some(from) = place {
+            let page = store.dead_letter_page(filter, from, PAGE_BYTES)?;
+            let keys = page.letters.into_iter();
+            let keys = keys.map(|(_, letter)| (letter.document_id, letter.index_name));
+            self.letters.settle(&keys.collect::<Vec<_>>()).await?;
+            place = page.next;
+        }
+        Ok(())
+    }
+
+    /// Does in Elasticsearch what has become in that store of letters of which this was told.
+    pub(in crate::commands) async fn follow(
+        &self,
+        told: Vec<Told>,
+        store: &Checkpoint,
+    ) -> Result<(), Failure> {
+        let (mut settled, mut refused) = (Vec::new(), Vec::new());
+        for told in told {
+            match store.dead_letter(&told.document_id, &told.index_name)? {
+                None => settled.push((told.document_id, told.index_name)),
+                // For another reason.
+                Some(now) if Told::of(&now) != told => refused.push(now),
                 Some(_) => {}
             }
+        }
+        self.letters.settle(&settled).await?;
+        if !refused.is_empty() {
+            self.letters.keep(&refused, u64::MAX).await?;
         }
         Ok(())
     }
 }
 
-/// Why dead letters were refused, by id and index.
-pub(in crate::commands) struct Listed(BTreeMap<(String, String), Why>);
+/// Which letter it is, and why it was refused.
+#[derive(PartialEq, Eq)]
+pub(in crate::commands) struct Told {
+    document_id: String,
+    index_name: String,
+    status: Option<u16>,
+    error_type: String,
+    reason: String,
+}
 
-type Why = (Option<u16>, String, String);
-
-impl Listed {
-    pub(in crate::commands) fn of(
-        store: &Checkpoint,
-        filter: &DeadLetterFilter,
-    ) -> Result<Self, Failure> {
-        let entries = store.dead_letters(filter, u32::MAX)?.into_iter();
-        let entries = entries.map(|entry| {
-            let why = (entry.status, entry.error_type, entry.reason);
-            ((entry.document_id, entry.index_name), why)
-        });
-        Ok(Self(entries.collect()))
+impl Told {
+    pub(in crate::commands) fn of(letter: &DeadLetter) -> Self {
+        Self {
+            document_id: letter.document_id.clone(),
+            index_name: letter.index_name.clone(),
+            status: letter.status,
+            error_type: letter.error_type.clone(),
+            reason: letter.reason.clone(),
+        }
     }
 }

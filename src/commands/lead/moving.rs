@@ -194,12 +194,19 @@ async fn come(
     let whole = whole_of(&work.documents, &work.head.content, None).await?;
     let state = Checkpoint::of_image(&whole, &format!("{name} in Elasticsearch"))?;
     work.letters.wait_until_shown().await?;
-    for letter in work.letters.settled().await? {
-        state.settle_whole(&letter.document_id, "")?;
+    let mut place = None;
+    loop {
+        let (settled, next) = work.letters.settled(place).await?;
+        for letter in settled {
+            state.settle_whole(&letter.document_id, "")?;
+        }
+        place = next;
+        if place.is_none() {
+            break;
+        }
     }
     let file = work.moving.comes(&state)?;
     let (run, _) = file.daemon_run(&work.head.content.cluster, || 0)?;
-    let mut place = None;
     loop {
         let (letters, next) = work.letters.page(place).await?;
         file.insert_dead_letters(run.id, &letters, u64::MAX)?;

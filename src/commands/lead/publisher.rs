@@ -104,7 +104,7 @@ impl Publisher {
             }
             if done.is_ok() && Instant::now() >= letters_at {
                 letters_at = Instant::now() + LETTERS_EVERY;
-                done = self.look_at_letters().await;
+                done = Box::pin(self.look_at_letters()).await;
             }
             if let Err(failed) = done {
                 warn!(
@@ -222,19 +222,27 @@ impl Publisher {
     /// Closes the gaps of dead letters that have settled, and counts those that have not.
     async fn look_at_letters(&self) -> Result<(), Failure> {
         self.shown.letters_are(self.letters.summary().await?);
-        let settled = self.letters.settled().await?;
-        let checkpoint = self.known.borrow().checkpoint.clone();
-        let Some(checkpoint) = checkpoint.filter(|_| !settled.is_empty()) else {
+        let Some(checkpoint) = self.known.borrow().checkpoint.clone() else {
             return Ok(());
         };
-        for letter in &settled {
-            checkpoint.settle_whole(&letter.document_id, "")?;
+        let mut place = None;
+        loop {
+            let (settled, next) = self.letters.settled(place).await?;
+            if settled.is_empty() {
+                return Ok(());
+            }
+            for letter in &settled {
+                checkpoint.settle_whole(&letter.document_id, "")?;
+            }
+            self.publish().await?;
+            // Published before, if it was no news.
+            let number = self.shared.candidate.borrow().published();
+            self.written(number).await;
+            self.letters.forget(&settled).await?;
+            place = next;
+            if place.is_none() {
+                return Ok(());
+            }
         }
-        self.publish().await?;
-        // Published before, if it was no news.
-        let number = self.shared.candidate.borrow().published();
-        self.written(number).await;
-        self.letters.forget(&settled).await?;
-        Ok(())
     }
 }

@@ -1,17 +1,21 @@
 //! Letters that are done with, and all of a state that has moved elsewhere.
+//!
+//! Many are done with at once, and by few requests, between any two of which the program may be
+//! killed. So nothing is taken away but what is as it was when it was looked at: a letter that was
+//! kept again meanwhile stays, with its parts. One that lies in parts is no letter any more before
+//! the first of them goes, and is known by its marker until the last has gone.
 
-use std::fmt::Write as _;
-use std::ops::Range;
+use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{DeadLetterIndex, DeadLetterIndexError, INDEX, READ, WRITE, part_id, read};
+use super::reading::version_of;
+use super::{
+    ASKED, DeadLetterIndex, DeadLetterIndexError, INDEX, Place, READ, WRITE, part_id, read,
+};
 use crate::elastic::assets::percent_encoded;
 use crate::elastic::client::{Body, Method};
 use crate::share::Version;
-
-/// Letters that are listed at once.
-const LISTED: usize = 100;
 
 /// A letter that is done with, as it was when a search showed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,148 +28,118 @@ pub struct Settled {
 }
 
 impl DeadLetterIndex {
-    /// Takes away a letter that has settled or was given up.
+    /// Takes away letters that have settled or were given up, by the ids of their documents and by
+    /// index; those that are not there are gone already.
     ///
     /// # Errors
-    /// If Elasticsearch does not say that it is gone.
-    pub async fn settle(
-        &self,
-        document_id: &str,
-        index_name: &str,
-    ) -> Result<(), DeadLetterIndexError> {
-        let id = self.id(document_id, index_name);
-        let escaped = percent_encoded(&id);
-        let path = format!("/{INDEX}/_doc/{escaped}?_source_includes=form,parts,first_seen_ms");
-        let answer = self.client.request(Method::Get, &path, Body::Empty).await?;
-        if answer.status == 404 {
-            return Ok(());
+    /// If Elasticsearch does not say that each is gone; some may be.
+    pub async fn settle(&self, letters: &[(String, String)]) -> Result<(), DeadLetterIndexError> {
+        for letters in letters.chunks(ASKED) {
+            let ids = letters.iter().map(|(id, index)| self.id(id, index));
+            self.settle_by_id(ids).await?;
         }
-        let found = &read(&answer, READ)?["_source"];
-        let parts = found["parts"].as_u64();
-        let parts = parts
-            .and_then(|parts| usize::try_from(parts).ok())
-            .unwrap_or(0);
-        if found["form"] == "protobuf" {
-            // Its gap is to be closed by whoever leads.
-            let marker = json!({
-                "state": self.state,
-                "settled": true,
-                "document_id": document_id,
-                "index_name": index_name,
-                "first_seen_ms": found["first_seen_ms"],
-                "parts": parts,
-            });
-            let mut writer = self.writer();
-            writer.add(&id, &marker).await?;
-            writer.send().await
-        } else {
-            self.delete_parts(&id, 0..parts.max(1)).await
-        }
+        Ok(())
     }
 
-    /// Letters that have settled, and may have gaps that are open: their documents' ids here, how many
-    /// parts they had, and the ids of what was refused.
+    async fn settle_by_id(
+        &self,
+        ids: impl IntoIterator<Item = String>,
+    ) -> Result<(), DeadLetterIndexError> {
+        let fields = [
+            "settled",
+            "document_id",
+            "index_name",
+            "form",
+            "parts",
+            "first_seen_ms",
+        ];
+        let mut writer = self.writer_over();
+        for (id, version, letter) in self.get(ids, &json!(fields)).await? {
+            if letter["settled"] == true {
+                continue;
+            }
+            // Whoever leads closes its gap, or deletes its parts.
+            let stays = letter["form"] == "protobuf" || letter["parts"].as_u64() > Some(1);
+            if stays {
+                let marker = json!({
+                    "state": self.state,
+                    "settled": true,
+                    "document_id": letter["document_id"],
+                    "index_name": letter["index_name"],
+                    "first_seen_ms": letter["first_seen_ms"],
+                    "parts": letter["parts"].as_u64().unwrap_or(0),
+                });
+                writer.replace(&id, version, &marker).await?;
+            } else {
+                writer.delete(&id, version).await?;
+            }
+        }
+        writer.send().await
+    }
+
+    /// Letters that have settled, from a place on, and may have gaps that are open; and where the
+    /// next ones begin.
     ///
     /// # Errors
     /// If Elasticsearch does not say.
-    pub async fn settled(&self) -> Result<Vec<Settled>, DeadLetterIndexError> {
-        let mut settled = Vec::new();
-        let mut place = Some(Value::Null);
-        while let Some(from) = place {
-            let (more, next) = self.list(self.letters(true), &from).await?;
-            settled.extend(more);
-            place = next;
-        }
-        Ok(settled)
+    pub async fn settled(
+        &self,
+        from: Option<Place>,
+    ) -> Result<(Vec<Settled>, Option<Place>), DeadLetterIndexError> {
+        self.list(true, from).await
     }
 
-    /// Letters from a place on, and where the next ones begin; none if there are no more.
     async fn list(
         &self,
-        which: Value,
-        from: &Value,
-    ) -> Result<(Vec<Settled>, Option<Value>), DeadLetterIndexError> {
-        let mut query = json!({
-            "size": LISTED,
-            "query": which,
-            "sort": ["first_seen_ms", "document_id", "index_name"],
-            "seq_no_primary_term": true,
-            "_source": ["document_id", "parts"],
-        });
-        if !from.is_null() {
-            query["search_after"] = from.clone();
-        }
-        let path = format!("/{INDEX}/_search?ignore_unavailable=true");
-        let found = self.ask(Method::Post, &path, &query, READ).await?;
-        let hits = found["hits"]["hits"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
+        settled: bool,
+        from: Option<Place>,
+    ) -> Result<(Vec<Settled>, Option<Place>), DeadLetterIndexError> {
+        let fields = ["document_id", "parts"];
+        let (hits, next) = self.search(settled, from, &fields).await?;
         let listed = hits.iter().map(|hit| {
             Some(Settled {
                 id: hit["_id"].as_str()?.to_owned(),
-                version: Version {
-                    seq_no: hit["_seq_no"].as_u64()?,
-                    primary_term: hit["_primary_term"].as_u64()?,
-                },
+                version: version_of(hit)?,
                 document_id: hit["_source"]["document_id"].as_str()?.to_owned(),
                 parts: usize::try_from(hit["_source"]["parts"].as_u64()?).ok()?,
             })
         });
         let listed: Option<Vec<_>> = listed.collect();
         let listed = listed.ok_or(DeadLetterIndexError::Unexpected(READ))?;
-        let next = hits.last().map(|hit| hit["sort"].clone());
         Ok((listed, next))
     }
 
-    /// Deletes letters, but not one that was kept again meanwhile.
+    /// Deletes letters that have settled, their parts first, but nothing of one that was kept again
+    /// meanwhile.
     ///
     /// # Errors
     /// If Elasticsearch does not say that each is gone.
     pub async fn forget(&self, settled: &[Settled]) -> Result<(), DeadLetterIndexError> {
-        for settled in settled {
-            let Version {
-                seq_no,
-                primary_term,
-            } = settled.version;
-            let action = json!({"delete": {
-                "_id": settled.id,
-                "if_seq_no": seq_no,
-                "if_primary_term": primary_term,
-            }});
-            if !self.delete(&[action]).await?.contains(&409) {
-                self.delete_parts(&settled.id, 1..settled.parts).await?;
+        let parts = settled.iter().flat_map(|settled| {
+            let parts = 1..settled.parts;
+            parts.map(|number| (part_id(&settled.id, number), settled.version))
+        });
+        let parts: Vec<_> = parts.collect();
+        let mut writer = self.writer_over();
+        for parts in parts.chunks(ASKED) {
+            let markers: HashMap<_, _> = parts.iter().cloned().collect();
+            let ids = parts.iter().map(|(id, _)| id.clone());
+            for (id, version, _) in self.get(ids, &json!(false)).await? {
+                // Whoever keeps the letter again at this time writes its parts first. In one shard
+                // what was written later has a higher number.
+                if markers
+                    .get(&id)
+                    .is_some_and(|of| version.seq_no < of.seq_no)
+                {
+                    writer.delete(&id, version).await?;
+                }
             }
         }
-        Ok(())
-    }
-
-    async fn delete_parts(
-        &self,
-        id: &str,
-        parts: Range<usize>,
-    ) -> Result<(), DeadLetterIndexError> {
-        let actions = parts.map(|number| json!({"delete": {"_id": part_id(id, number)}}));
-        let actions: Vec<_> = actions.collect();
-        self.delete(&actions).await.map(drop)
-    }
-
-    /// The statuses of what was carried out.
-    async fn delete(&self, actions: &[Value]) -> Result<Vec<u16>, DeadLetterIndexError> {
-        if actions.is_empty() {
-            return Ok(Vec::new());
+        writer.send().await?;
+        for settled in settled {
+            writer.delete(&settled.id, settled.version).await?;
         }
-        let mut body = String::new();
-        for action in actions {
-            writeln!(body, "{action}").expect("a text takes all");
-        }
-        let done = self.bulk(body, actions.len()).await?;
-        // One that is gone, or was kept again meanwhile, is no failure.
-        done.into_iter()
-            .map(|item| match item.status {
-                status @ (404 | 409) => Ok(status),
-                _ => item.success(),
-            })
-            .collect()
+        writer.send().await
     }
 
     /// Deletes all letters of the state, and what is left of those that have settled.
@@ -173,14 +147,26 @@ impl DeadLetterIndex {
     /// # Errors
     /// If Elasticsearch does not say that each is gone.
     pub async fn clear(&self) -> Result<(), DeadLetterIndexError> {
-        let mut place = Some(Value::Null);
-        while let Some(from) = place {
-            let all = json!({"term": {"state": self.state}});
-            let (found, next) = self.list(all, &from).await?;
-            self.forget(&found).await?;
+        let mut place = None;
+        loop {
+            let (letters, next) = self.list(false, place).await?;
+            let ids = letters.into_iter().map(|letter| letter.id);
+            self.settle_by_id(ids).await?;
             place = next;
+            if place.is_none() {
+                break;
+            }
         }
-        Ok(())
+        // They are markers now.
+        self.wait_until_shown().await?;
+        loop {
+            let (settled, next) = self.settled(place).await?;
+            self.forget(&settled).await?;
+            place = next;
+            if place.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits until searches show all that was written before. To ask for it right away is not for the

@@ -53,13 +53,8 @@ fn a_refusal_of_all_is_kept_though_the_leader_dies_half_way() {
     let settings = format!("state = \"elasticsearch\"\nstart-time = {:?}", days_ago(3));
     let [first, second] = pair(NAME, &teleport, &server, &settings);
     // As somebody's own indices may have it. The safe form has this field as well.
-    let mappings = json!({"properties": {"event": {"type": "long", "ignore_malformed": false}}});
-    for days in 0..5 {
-        let day = Utc::now() + TimeDelta::days(1) - TimeDelta::days(days);
-        let path = format!("/{NAME}-{}", day.format("%Y.%m.%d"));
-        let index = json!({"mappings": mappings});
-        server.request("PUT", &path, &index).success();
-    }
+    let type_of_event = json!({"type": "long", "ignore_malformed": false});
+    create_indices(&server, &json!({"properties": {"event": type_of_event}}));
 
     // Many batches, so that it dies between some of them.
     let args = [&START[..], &["--elasticsearch-batch-documents=200"]].concat();
@@ -102,6 +97,54 @@ fn a_refusal_of_all_is_kept_though_the_leader_dies_half_way() {
     let all: BTreeSet<_> = teleport.uids().into_iter().collect();
     assert_eq!(kept(&server), all);
     assert_eq!(first.count(), 0);
+
+    // Refused for another reason now, by which they were not chosen.
+    delete_indices(&server);
+    create_indices(&server, &json!({"_routing": {"required": true}}));
+    let retry = ["dead-letters", "retry"];
+    let chosen = [&retry[..], &["--error-type", "document_parsing_exception"]].concat();
+    assert_eq!(first.spawn(&chosen).wait().code, Some(1));
+    assert_eq!(kept(&server), all);
+    let status = first.status();
+    let types = json!({"routing_missing_exception": EVENTS});
+    assert_eq!(status["dead_letters"]["by_error_type"], types, "{status}");
+
+    // Whoever sends them again dies half-way.
+    delete_indices(&server);
+    let mut sends = first.spawn(&[&retry[..], &["--elasticsearch-batch-bytes=100000"]].concat());
+    wait_until("some are gone", || match kept(&server).len() {
+        some if some < EVENTS => Ok(()),
+        all => Err(all),
+    });
+    sends.kill();
+    let left = kept(&server);
+    assert!(!left.is_empty(), "it was done");
+    let stored = first.documents().into_values();
+    let stored = stored.map(|event| event["uid"].as_str().expect("it has an id").to_owned());
+    let stored: BTreeSet<_> = stored.collect();
+    assert_eq!(&stored | &left, all);
+    first.run(&retry);
+    assert_eq!(kept(&server), BTreeSet::new());
+    assert_eq!(first.assert_complete(), EVENTS);
+}
+
+fn create_indices(server: &Elasticsearch, mappings: &Value) {
+    for days in 0..5 {
+        let day = Utc::now() + TimeDelta::days(1) - TimeDelta::days(days);
+        let path = format!("/{NAME}-{}", day.format("%Y.%m.%d"));
+        let index = json!({"mappings": mappings});
+        server.request("PUT", &path, &index).success();
+    }
+}
+
+fn delete_indices(server: &Elasticsearch) {
+    let path = format!("/_cat/indices/{NAME}-*?format=json");
+    let indices = server.request("GET", &path, &Value::Null).success().json();
+    for index in indices.as_array().expect("they are listed") {
+        let name = index["index"].as_str().expect("it has a name");
+        let path = format!("/{name}");
+        server.request("DELETE", &path, &Value::Null).success();
+    }
 }
 
 /// Elasticsearch gives up a search whose client has gone, and with it any other that waits for the
