@@ -227,6 +227,11 @@ impl ElasticsearchControl {
         self.0.script.lock().largest = limit;
     }
 
+    /// From now on a bulk request with a larger body has its connection cut; none if `None`.
+    pub fn cut_larger(&self, bytes: Option<usize>) {
+        self.0.script.lock().cut_above = bytes;
+    }
+
     /// Every bulk request waits so long before it is carried out.
     pub fn set_delay(&self, delay: Duration) {
         self.0.script.lock().delay = delay;

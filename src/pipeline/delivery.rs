@@ -214,6 +214,10 @@ pub struct Delivery<K> {
 /// The first and the longest pause before a failed request is sent again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
+/// Within this two clocks see the same failure, but not the next one, which comes half the first pause
+/// later at the earliest.
+const AT_ONCE: Duration = Duration::from_millis(60);
+
 /// No server is obeyed that asks for more, as it may be a proxy that knows nothing.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -378,8 +382,9 @@ impl<K: Sink> Delivery<K> {
         attempt
     }
 
-    /// Notes a failure that passes by itself, and says so. If it lasts, and is an answer to one
-    /// document alone, it may be that document's doing, so it is named.
+    /// Notes a failure that passes by itself, and says so. If it lasts, is of one document alone, and
+    /// that or another request has been answered since it began, it may be that document's
+    /// doing, so it is named.
     fn failed(&self, backoff: &mut Backoff, fault: &Fault, part: &Batch) -> Failure {
         if fault.overloaded {
             self.in_flight.shrink();
@@ -393,9 +398,10 @@ impl<K: Sink> Delivery<K> {
         match elasticsearch.line(fault.reason, failure.failing(), false) {
             Line::None => {}
             Line::Lasting => {
-                let is_answer = fault.reason != Reason::Unreachable;
+                let is_answered = fault.reason != Reason::Unreachable
+                    || elasticsearch.unanswered() + AT_ONCE < failure.lasting;
                 let alone = part.operations.first();
-                let alone = alone.filter(|_| documents == 1 && is_answer);
+                let alone = alone.filter(|_| documents == 1 && is_answered);
                 warn!(
                     documents,
                     id = alone.map(|operation| field::display(&operation.id)),

@@ -125,6 +125,17 @@ impl End {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For how long no call has been answered; zero if the last one was.
+    pub fn unanswered(&self) -> Duration {
+        match self.failing_since_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since_ms => {
+                let lasting_ms = Utc::now().timestamp_millis() - since_ms;
+                Duration::from_millis(u64::try_from(lasting_ms).unwrap_or(0))
+            }
+        }
+    }
+
     /// How many calls have failed.
     pub fn failures(&self) -> u64 {
         self.failures.sum()

@@ -160,11 +160,15 @@ async fn take_bulk(
         }
         Err(reply) => return reply,
     };
-    let (planned, delay, largest) = {
+    let (planned, delay, largest, cut_above) = {
         let mut script = shared.script.lock();
         let planned = script.answers.pop_front();
-        (planned, script.delay, script.largest)
+        (planned, script.delay, script.largest, script.cut_above)
     };
+    if cut_above.is_some_and(|bytes| body.len() > bytes) {
+        peer.0.cancel();
+        return std::future::pending().await;
+    }
     match largest {
         Some((most_bytes, 413)) if body.len() > most_bytes => {
             return Reply::too_large();

@@ -127,6 +127,8 @@ pub(super) struct Script {
     pub(super) delay: Duration,
     /// The largest body of a bulk request, and the status that larger ones get.
     pub(super) largest: Option<(usize, u16)>,
+    /// The connection of a larger one is cut, as by a proxy that says no more than that.
+    pub(super) cut_above: Option<usize>,
 }
 
 #[derive(Default)]

@@ -211,3 +211,46 @@ fn what_is_refused_alone_for_long_is_named() {
     let named = format!("documents=1 id={id} index=\"{index}\" bytes=900");
     assert!(line.contains(&named), "{line}");
 }
+
+/// What is said of a document whose connection a proxy has cut for a minute.
+fn said_when_cut_off(meanwhile: impl FnOnce(&mut Rig)) -> String {
+    let top = format!("start-time = {:?}", rfc3339(midnight(1)));
+    let mut rig = Rig::new(&top, "");
+    let mut stuck = large(LARGE, 900_000);
+    stuck["time"] = rfc3339(Utc::now()).into();
+    rig.append([stuck]);
+    rig.elasticsearch().cut_larger(Some(700_000));
+    let mut running = rig.spawn(&["start"]);
+    wait_until_said(&running, "INFO bulk request failed, trying again: ");
+    meanwhile(&mut rig);
+    wait_a_minute(&running);
+    let line = wait_until_said(&running, "WARN bulk request failed, trying again: ");
+    rig.elasticsearch().cut_larger(None);
+    wait_until("all are there", || match rig.stored().0.len() {
+        all if all == rig.n_events() => Ok(()),
+        some => Err(some),
+    });
+    running.terminate();
+    assert_eq!(running.wait().code, Some(0));
+    rig.assert_complete();
+    line
+}
+
+#[test]
+fn what_is_cut_off_alone_for_long_is_named_if_others_are_answered() {
+    let line = said_when_cut_off(|rig| {
+        rig.append([event("small", "small.one", Utc::now())]);
+        wait_until("the other one is there", || match rig.stored().0.len() {
+            0 => Err(0),
+            _ => Ok(()),
+        });
+    });
+    let named = line.contains("documents=1 id=") && line.contains(" bytes=900");
+    assert!(named, "{line}");
+}
+
+#[test]
+fn what_is_cut_off_as_all_others_would_be_is_not_named() {
+    let line = said_when_cut_off(|_| {});
+    assert!(line.contains("documents=1 failures="), "{line}");
+}
