@@ -44,6 +44,8 @@ release-build target="x86_64-unknown-linux-musl":
 
 # Compile for Windows, on Linux (see docs/windows.md): it keeps compiling, and shows nothing else.
 windows:
+    CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc \
+        cargo clippy --locked --target x86_64-pc-windows-gnu -- -D warnings
     CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc \
         cargo build --release --locked --target x86_64-pc-windows-gnu
     ls -l target/x86_64-pc-windows-gnu/release/teleport-event-indexer.exe

@@ -255,16 +255,8 @@ impl Cluster {
             return lead::lead(config, stats, shown, (reload, room), order, stop).await;
         }
         let (checkpoint, _lock) = open(&self.config, false)?;
-        follow(
-            config,
-            Arc::new(checkpoint),
-            stats,
-            reload,
-            room,
-            order,
-            stop,
-        )
-        .await
+        let checkpoint = Arc::new(checkpoint);
+        Box::pin(follow(config, checkpoint, stats, reload, room, order, stop)).await
     }
 }
 

@@ -38,7 +38,7 @@ pub enum CertificateError {
         key: PathBuf,
         /// Why not.
         #[source]
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
 }
 
@@ -103,7 +103,7 @@ fn read(files: &ListenTls) -> Result<TlsAcceptor, CertificateError> {
         .map_err(|source| CertificateError::Unfit {
             cert: files.cert.clone(),
             key: files.key.clone(),
-            source,
+            source: Box::new(source),
         })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
