@@ -1,7 +1,7 @@
 // Looks at the status page in a headless Chromium: `npm install`, then
 // `node page.mjs http://127.0.0.1:9747/ FOLDER`. It takes pictures of the page of a running daemon
 // in light and dark, wide and narrow, and then again with a hostile value in the place of every text
-// that the page gets: none of them may become more than text. Of several clusters it looks at the first and the last.
+// that the page gets: none of them may become more than text. Of several clusters it looks at each.
 import assert from "node:assert/strict";
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
@@ -51,7 +51,7 @@ const full = picture => {
   return poison(picture);
 };
 
-const visit = async (name, {width, height, scheme, change, last}) => {
+const visit = async (name, {width, height, scheme, change, nth}) => {
   const page = await browser.newPage();
   const faults = [];
   page.on("console", message => faults.push(message.text()));
@@ -71,9 +71,9 @@ const visit = async (name, {width, height, scheme, change, last}) => {
   });
   await page.goto(url);
   await page.waitForFunction(() => document.getElementById("lag-plot").childElementCount > 0, {timeout: 20000});
-  if (last) {
-    await page.click("nav button:last-child");
-    await page.waitForSelector("nav button:last-child[aria-pressed=true]");
+  if (nth) {
+    await page.click(`nav button:nth-child(${nth})`);
+    await page.waitForSelector(`nav button:nth-child(${nth})[aria-pressed=true]`);
   }
   const seen = await page.evaluate(() => ({
     hacked: window.hacked,
@@ -100,9 +100,10 @@ const visit = async (name, {width, height, scheme, change, last}) => {
 try {
   const wide = {width: 1280, height: 900}, phone = {width: 390, height: 844};
   const plain = await visit("light", {...wide, scheme: "light"});
-  if (plain.clusters > 0) {
-    const other = await visit("last", {...wide, scheme: "light", last: true});
+  for (let nth = 2; nth <= plain.clusters; nth += 1) {
+    const other = await visit(`cluster-${nth}`, {...wide, scheme: "light", nth});
     assert.notEqual(other.title, plain.title, "another cluster is another page");
+    await visit(`cluster-${nth}-phone`, {...phone, scheme: "dark", nth});
   }
   await visit("dark", {...wide, scheme: "dark"});
   await visit("phone", {...phone, scheme: "light"});
