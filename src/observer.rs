@@ -33,7 +33,7 @@ pub use self::health::{Health, Trouble};
 pub use self::in_memory::InMemory;
 pub use self::server::{CertificateError, ListenError, Server};
 
-use self::health::{Failed, Motion};
+use self::health::{Buts, Failed, Motion};
 use self::history::History;
 
 /// How many dead letters are shown.
@@ -164,9 +164,12 @@ impl Observer {
 
     /// How it stands, in one sentence.
     pub fn sentence(&self, health: &Health) -> String {
+        health::sentence(health, &self.stats, self.buts(), now_ms())
+    }
+
+    fn buts(&self) -> Buts {
         let state = self.state();
-        let summary = state.as_ref().map(|state| &state.summary);
-        health::sentence(health, &self.stats, summary, now_ms())
+        Buts::of(&self.stats, state.as_ref().map(|state| &state.summary))
     }
 
     /// How it stands, as [`picture`] shows it.

@@ -23,7 +23,7 @@ pub(super) async fn status(
     as_json: bool,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
-    let Some(told) = tell(config, shutdown).await? else {
+    let Some(told) = tell(config, &mut None, shutdown).await? else {
         return Ok(Exit::Failed);
     };
     let text = if as_json {
@@ -41,12 +41,19 @@ struct Told {
     value: Value,
 }
 
+/// What the daemon says, once it has been asked: it tells of all its clusters at once.
+type Asked = Option<Result<Value, String>>;
+
 /// `None`: told to stop.
-async fn tell(config: &Config, shutdown: &Shutdown) -> Result<Option<Told>, Failure> {
+async fn tell(
+    config: &Config,
+    asked: &mut Asked,
+    shutdown: &Shutdown,
+) -> Result<Option<Told>, Failure> {
     if config.state != StateHome::Sqlite {
         return in_elasticsearch(config, shutdown).await;
     }
-    let look = Look::at(config).await?;
+    let look = Look::at(config, asked).await?;
     Ok(Some(Told {
         text: look.text(),
         value: look.value(),
@@ -61,10 +68,11 @@ pub(super) async fn status_of_each(
 ) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     let (mut texts, mut values) = (Vec::new(), Vec::new());
+    let mut asked = None;
     for config in configs {
         let name = config.cluster.as_deref().unwrap_or_default();
         let head = format!("name           {name}");
-        match tell(config, shutdown).await {
+        match tell(config, &mut asked, shutdown).await {
             Ok(None) => return Ok(Exit::Failed),
             Ok(Some(Told { text, mut value })) => {
                 texts.push(format!("{head}\n{text}"));
@@ -80,9 +88,20 @@ pub(super) async fn status_of_each(
             }
         }
     }
+    let now = time(Utc::now().timestamp_millis());
+    let mut value = picture::of_clusters(now, values);
+    // Of all together as its page does, if it was this daemon that has answered.
+    if let Some(Ok(all)) = asked
+        && all["daemon"] == value["daemon"]
+    {
+        value["state"] = all["state"].clone();
+        value["ready"] = all["ready"].clone();
+    }
+    if let Some(state) = value["state"].as_str() {
+        texts.insert(0, format!("now            {state}"));
+    }
     let text = if as_json {
-        let now = time(Utc::now().timestamp_millis());
-        serde_json::to_string_pretty(&picture::of_clusters(now, values))?
+        serde_json::to_string_pretty(&value)?
     } else {
         texts.join("\n\n")
     };
@@ -101,7 +120,7 @@ struct Look {
 }
 
 impl Look {
-    async fn at(config: &Config) -> Result<Self, Failure> {
+    async fn at(config: &Config, asked: &mut Asked) -> Result<Self, Failure> {
         let storage = config.storage.as_ref().expect("the command needs it");
         let checkpoint =
             Checkpoint::open_existing_read_only(storage)?.ok_or_else(|| no_state(storage))?;
@@ -112,7 +131,7 @@ impl Look {
             daemon = RoleLock::holder(above, &Role::Daemon)?;
         }
         let live = match &daemon {
-            Some(holder) => Some(ask(config, holder).await),
+            Some(holder) => Some(ask(config, holder, asked).await),
             None => None,
         };
         let teleport = config.teleport.as_ref();
@@ -197,22 +216,27 @@ async fn in_elasticsearch(config: &Config, shutdown: &Shutdown) -> Result<Option
 }
 
 /// Asks the daemon that has the lock.
-async fn ask(config: &Config, holder: &Holder) -> Result<Value, String> {
+async fn ask(config: &Config, holder: &Holder, asked: &mut Asked) -> Result<Value, String> {
     let Some(listen) = &config.listen else {
         return Err("listen.addr is off".to_owned());
     };
-    let mut picture = asked::ask(listen).await?;
-    let picture = match picture.get_mut("clusters").map(Value::take) {
+    if asked.is_none() {
+        *asked = Some(asked::ask(listen).await);
+    }
+    let answer = asked.as_ref().expect("it has just been asked");
+    let picture = answer.as_ref().map_err(Clone::clone)?;
+    let picture = match picture["clusters"].as_array() {
         // One that follows several has a picture of each.
-        Some(Value::Array(clusters)) => {
-            let mut clusters = clusters.into_iter();
+        Some(clusters) => {
+            let mut clusters = clusters.iter();
             clusters.find(|picture| picture["name"].as_str() == config.cluster.as_deref())
         }
-        _ => Some(picture),
+        None => Some(picture),
     };
-    let is_ours = |picture: &Value| picture["daemon"]["pid"].as_u64() == holder.pid.map(u64::from);
+    let is_ours = |picture: &&Value| picture["daemon"]["pid"].as_u64() == holder.pid.map(u64::from);
     picture
         .filter(is_ours)
+        .cloned()
         .ok_or_else(|| format!("at {}: another daemon answers", listen.addr))
 }
 
@@ -232,6 +256,10 @@ fn live_lines(picture: &Value) -> Vec<String> {
             flight["documents"], flight["requests"]
         ),
     ];
+    // The first is in the sentence.
+    for trouble in live["troubles"].as_array().into_iter().flatten().skip(1) {
+        lines.push(format!("  held up: {}", text(trouble)));
+    }
     for held in live["held_up"].as_array().into_iter().flatten() {
         let (index, since) = (text(&held["index"]), text(&held["since"]));
         let (what, mend) = (text(&held["what"]), text(&held["mend"]));

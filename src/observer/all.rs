@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tracing::warn;
 
-use super::health::Health;
+use super::health::{Buts, Health, sentence};
 use super::metrics::{self, Facts};
 use super::notify::ServiceManager;
 use super::picture::{self, time};
@@ -173,13 +173,18 @@ impl Observers {
             all().max_by_key(|(run, _)| run.stats.lag(now_ms))
         });
         let (run, health) = worst.expect("there is a run");
-        let sentence = run.sentence(health);
         match &run.cluster {
-            None => sentence,
+            None => run.sentence(health),
+            Some(_) if n_all == 1 => run.sentence(health),
             Some(name) if n_held_up == 0 => {
-                format!("All {n_all} clusters are followed; the last of them, {name}: {sentence}")
+                let buts: Buts = self.runs.iter().map(|run| run.buts()).sum();
+                let last = sentence(health, &run.stats, Buts::default(), now_ms());
+                format!("All {n_all} clusters are followed{buts}; the last of them, {name}: {last}")
             }
-            Some(name) => format!("{n_held_up} of {n_all} clusters held up; {name}: {sentence}"),
+            Some(name) => {
+                let sentence = run.sentence(health);
+                format!("{n_held_up} of {n_all} clusters held up; {name}: {sentence}")
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whether the program does its work, and how that is said.
 
 use std::fmt;
+use std::iter::Sum;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -175,13 +176,59 @@ impl Motion {
     }
 }
 
+/// What is not where it should be, though reading goes on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Buts {
+    gaps: u64,
+    dead_letters: u64,
+    blocked_indices: u64,
+}
+
+impl Buts {
+    pub(super) fn of(stats: &Stats, summary: Option<&Summary>) -> Self {
+        Self {
+            gaps: summary.map_or(0, |summary| summary.gaps),
+            dead_letters: summary.map_or(0, |summary| summary.dead_letters.count),
+            blocked_indices: Stats::get(&stats.blocked_indices),
+        }
+    }
+}
+
+impl Sum for Buts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            gaps: sum.gaps + one.gaps,
+            dead_letters: sum.dead_letters + one.dead_letters,
+            blocked_indices: sum.blocked_indices + one.blocked_indices,
+        })
+    }
+}
+
+/// `, but for 2 open gaps and 1 dead letter`, or nothing if there is nothing.
+impl fmt::Display for Buts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let buts: Vec<String> = [
+            (self.gaps, "open gap", "open gaps"),
+            (self.dead_letters, "dead letter", "dead letters"),
+            (self.blocked_indices, "blocked index", "blocked indices"),
+        ]
+        .into_iter()
+        .filter_map(|(count, one, many)| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            count => Some(format!("{count} {many}")),
+        })
+        .collect();
+        match buts.split_last() {
+            None => Ok(()),
+            Some((last, [])) => write!(f, ", but for {last}"),
+            Some((last, rest)) => write!(f, ", but for {} and {last}", rest.join(", ")),
+        }
+    }
+}
+
 /// How it stands, in one sentence.
-pub(super) fn sentence(
-    health: &Health,
-    stats: &Stats,
-    summary: Option<&Summary>,
-    now_ms: i64,
-) -> String {
+pub(super) fn sentence(health: &Health, stats: &Stats, buts: Buts, now_ms: i64) -> String {
     let position = Stats::time(&stats.position_ms);
     let complete = match position {
         None => String::new(),
@@ -200,33 +247,10 @@ pub(super) fn sentence(
     let Some(lag) = stats.lag(now_ms) else {
         return "Starting: nothing has been committed yet.".to_owned();
     };
-    let head = if lag >= BEHIND {
-        format!("Catching up, {complete}, {} behind", roughly(lag))
+    if lag >= BEHIND {
+        format!("Catching up, {complete}, {} behind{buts}.", roughly(lag))
     } else {
-        format!("Up to date, {complete}")
-    };
-    let gaps = summary.map_or(0, |summary| summary.gaps);
-    let letters = summary.map_or(0, |summary| summary.dead_letters.count);
-    let buts: Vec<String> = [
-        (gaps, "open gap", "open gaps"),
-        (letters, "dead letter", "dead letters"),
-        (
-            Stats::get(&stats.blocked_indices),
-            "blocked index",
-            "blocked indices",
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(count, one, many)| match count {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        count => Some(format!("{count} {many}")),
-    })
-    .collect();
-    match buts.split_last() {
-        None => format!("{head}."),
-        Some((last, [])) => format!("{head}, but for {last}."),
-        Some((last, rest)) => format!("{head}, but for {} and {last}.", rest.join(", ")),
+        format!("Up to date, {complete}{buts}.")
     }
 }
 
@@ -259,7 +283,8 @@ mod tests {
     }
 
     fn said(stats: &Stats, motion: &Motion, summary: Option<&Summary>) -> String {
-        sentence(&Health::of(stats, motion, None, NOW), stats, summary, NOW)
+        let buts = Buts::of(stats, summary);
+        sentence(&Health::of(stats, motion, None, NOW), stats, buts, NOW)
     }
 
     #[test]
@@ -328,7 +353,7 @@ mod tests {
         let words = format!("Elasticsearch fails since {}: status 503", time(since_ms));
         assert_eq!(health.troubles[0].to_string(), words);
         let words = format!("Held up, complete up to 2026-09-21T14:13:18Z: {words}.");
-        assert_eq!(sentence(&health, &stats, None, since_ms), words);
+        assert_eq!(sentence(&health, &stats, Buts::default(), since_ms), words);
         stats.elasticsearch.answered();
         assert_eq!(at(since_ms + FAILS_AFTER_MS), Health::default());
     }

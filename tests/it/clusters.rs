@@ -25,6 +25,7 @@ use crate::support::wait_until;
 
 mod faketeleport;
 mod led;
+mod shown;
 
 /// One Auth Service for each cluster, one Elasticsearch, and the program's folder.
 struct Clusters {
