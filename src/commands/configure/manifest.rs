@@ -5,54 +5,35 @@ use super::handover::{self, Handover};
 use crate::config::keys;
 use crate::config::written::Written;
 
-/// Places in the template: what stands there with a state in a file, and with one in Elasticsearch.
-const PLACES: [(&str, &str, &str); 5] = [
-    (
-        "@BEFORE@",
-        "# One replica with a volume for its state: a local or block volume, as network file systems are refused.
+/// The place of a state in a file.
+const CLAIM: &str = "# One replica with a volume for its state: a local or block volume, as network file systems are refused.
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: teleport-event-indexer}
 spec:
   accessModes: [ReadWriteOnce]
   resources: {requests: {storage: 4Gi}}
-",
-        "# The state lies in Elasticsearch: one of the pods leads, the others stand by, and none has a volume.
+";
+const STATE_MOUNT: &str = "            - {name: state, mountPath: /state}\n";
+const STATE_VOLUME: &str =
+    "        - {name: state, persistentVolumeClaim: {claimName: teleport-event-indexer}}\n";
+
+/// With a state in Elasticsearch: how many of the pods may be away.
+const BUDGET: &str = "# The state lies in Elasticsearch: one of the pods leads, the others stand by, and none has a volume.
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: teleport-event-indexer}
 spec:
-  minAvailable: 1
+  @BUDGET@
   selector: {matchLabels: {app: teleport-event-indexer}}
-",
-    ),
-    (
-        "@REPLICAS@",
-        "  replicas: 1\n  strategy: {type: Recreate}\n",
-        "  replicas: 2\n",
-    ),
-    (
-        "@STATE-MOUNT@",
-        "            - {name: state, mountPath: /state}\n",
-        "",
-    ),
-    (
-        "@STATE-VOLUME@",
-        "        - {name: state, persistentVolumeClaim: {claimName: teleport-event-indexer}}\n",
-        "",
-    ),
-    (
-        "@SPREAD@",
-        "",
-        "      # On nodes of their own where there are such.
+";
+const SPREAD: &str = "      # On nodes of their own where there are such.
       topologySpreadConstraints:
         - maxSkew: 1
           topologyKey: kubernetes.io/hostname
           whenUnsatisfiable: ScheduleAnyway
           labelSelector: {matchLabels: {app: teleport-event-indexer}}
-",
-    ),
-];
+";
 
 /// The state lies in Elasticsearch.
 pub(super) fn is_led(written: &Written) -> bool {
@@ -62,19 +43,24 @@ pub(super) fn is_led(written: &Written) -> bool {
 /// The manifest, but for the configuration and the secret's name.
 pub(super) fn manifest(written: &Written, handover: Option<&Handover>) -> String {
     let template = include_str!("../../../templates/configure/kubernetes.yaml");
-    let is_led = is_led(written);
-    let mut text = template.to_owned();
-    for (place, in_a_file, in_elasticsearch) in PLACES {
-        let with = if is_led { in_elasticsearch } else { in_a_file };
-        text = text.replace(place, with);
-    }
-    if is_led && handover.is_some() {
+    let (replicas, budget) = match (is_led(written), handover) {
+        (false, _) => ("  replicas: 1\n  strategy: {type: Recreate}\n", None),
+        (true, None) => ("  replicas: 2\n", Some("minAvailable: 1")),
         // The first of all daemons takes it over, alone.
-        text = text.replace(
-            "  replicas: 2\n",
+        (true, Some(_)) => (
             "  # 2 once the event handler's state is taken over, and its claim is no more named here.\n  replicas: 1\n",
-        );
-        text = text.replace("  minAvailable: 1\n", "  maxUnavailable: 1\n");
-    }
+            Some("maxUnavailable: 1"),
+        ),
+    };
+    let (before, mount, volume, spread) = match budget {
+        None => (CLAIM.to_owned(), STATE_MOUNT, STATE_VOLUME, ""),
+        Some(budget) => (BUDGET.replace("@BUDGET@", budget), "", "", SPREAD),
+    };
+    let text = template
+        .replace("@BEFORE@", &before)
+        .replace("@REPLICAS@", replicas)
+        .replace("@STATE-MOUNT@", mount)
+        .replace("@STATE-VOLUME@", volume)
+        .replace("@SPREAD@", spread);
     handover::manifest(handover, &text)
 }
