@@ -24,9 +24,18 @@ use crate::output;
 
 pub(crate) use self::system::{
     Hangups, NotifySocket, OTHERS, Stops, host_name, is_open_to_others, is_out_of_files,
-    make_private, mend_rights, network_file_system, others_may_read, private_file, private_folder,
-    sync_folder,
+    make_private, make_public, mend_rights, network_file_system, others_may_read, private_file,
+    private_folder, sync_folder,
 };
+
+/// Creates a file without secrets, which must not exist: all may read it, and only this user may write.
+/// What is made to be handed on must not depend on the umask of whoever has made it.
+pub(crate) fn create_public(path: &Path) -> io::Result<File> {
+    // Never writable for others, not even until its mode is set.
+    let file = private_file().write(true).create_new(true).open(path)?;
+    make_public(&file)?;
+    Ok(file)
+}
 
 /// Creates a file for this user alone, which must not exist, and says so where that cannot be known.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {

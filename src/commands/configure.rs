@@ -4,7 +4,7 @@ mod handover;
 mod helm;
 mod manifest;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -294,7 +294,7 @@ fn prepare(path: &PathBuf, content: &Content) -> io::Result<()> {
     let mut file = if content.is_private {
         platform::create_private(path)?
     } else {
-        File::create_new(path)?
+        platform::create_public(path)?
     };
     file.write_all(content.text.as_bytes())?;
     file.sync_all()

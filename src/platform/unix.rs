@@ -61,6 +61,15 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Lets all read a file that is ours, and nobody else write it (0644), whatever the umask said. Where a
+/// file system has no modes of its own, as those of Windows, that file keeps what it has.
+pub(crate) fn make_public(file: &File) -> io::Result<()> {
+    match file.set_permissions(Permissions::from_mode(0o644)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
 /// Makes what was renamed or removed in a folder outlast a power failure.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

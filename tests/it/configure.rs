@@ -190,11 +190,6 @@ fn everything_for_a_new_cluster() {
     identity = "/identity"
     api-key = "file:/secrets/api-key"
     "#);
-    for (name, mode) in [("config.toml", 0o600), ("teleport-role.yaml", 0o644)] {
-        let metadata = fs::metadata(indexer.directory().join("out").join(name));
-        let permissions = metadata.expect("it was written").permissions();
-        assert_eq!(permissions.mode() & 0o777, mode, "{name}");
-    }
     // What was written is a configuration.
     let status = indexer.run(&["status", "-c", "out/config.toml"]);
     assert_ne!(status.code, Some(2), "{}", status.stderr);
@@ -212,6 +207,29 @@ fn everything_for_a_new_cluster() {
     assert!(!read(&indexer, "out/teleport-role.yaml").contains("lock"));
     let left = fs::read_dir(indexer.directory().join("out")).expect("it is there");
     assert_eq!(left.count(), 8);
+}
+
+#[test]
+fn all_may_read_what_holds_no_secret_and_nobody_else_may_write() {
+    for umask in ["000", "022", "077"] {
+        let indexer = Indexer::new();
+        let with_umask = format!("umask {umask} && exec \"$0\" \"$@\"");
+        let args = ["configure", "out", "teleport.example.com:443"];
+        let output = indexer
+            .spawn_through(&["sh", "-c", &with_umask], &args)
+            .wait();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        let found = fs::read_dir(indexer.directory().join("out")).expect("it is there");
+        for file in found {
+            let file = file.expect("it can be listed");
+            let mode = file.metadata().expect("it is there").permissions().mode() & 0o777;
+            let expected = match file.file_name() == "config.toml" {
+                true => 0o600,
+                false => 0o644,
+            };
+            assert_eq!(mode, expected, "{umask}: {}", file.path().display());
+        }
+    }
 }
 
 #[test]
