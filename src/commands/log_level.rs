@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use tracing::warn;
 
 use crate::config::sources::{self, FlagSetting};
-use crate::config::{Config, Needs, Selected, Warning};
+use crate::config::{Config, CredentialPaths, Needs, Selected, Warning};
 use crate::output::Chain;
 use crate::shutdown::Reload;
 use crate::telemetry::Log;
+use crate::teleport::identity::Credentials;
 
 /// Where the configuration comes from.
 pub(super) struct ConfigSource {
@@ -36,7 +37,9 @@ impl ConfigSource {
             mistakes: vec![Chain(&unreadable).to_string()],
             hint: Some(unreadable.hint()),
         })?;
-        let selected = Config::select(raw, self.needs, self.cluster.as_deref());
+        // Credentials that cannot be used are told of where they are needed.
+        let cluster_of = |paths: &CredentialPaths| Some(Credentials::load(paths).ok()?.cluster);
+        let selected = Config::select(raw, self.needs, self.cluster.as_deref(), cluster_of);
         selected.map_err(|mistakes| {
             let texts = mistakes.list().iter().map(|mistake| mistake.text.clone());
             Unusable {

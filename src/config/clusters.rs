@@ -9,7 +9,7 @@ use std::path::Path;
 use super::keys::{self, Group, Key};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::sources::{ClusterTable, Raw, Setting, Value};
-use super::{Config, Needs, Warning};
+use super::{Config, CredentialPaths, Needs, StateHome, Warning, values};
 
 /// The tables' name in the file.
 pub(super) const TABLES: &str = "cluster";
@@ -96,7 +96,8 @@ pub(super) fn label(name: &str) -> String {
 
 impl Config {
     /// As [`Config::resolve`], for a file that may have tables: for each of them, or the one that is
-    /// chosen by name.
+    /// chosen by name. `cluster_of` tells to which cluster credentials lead, if it can: a state
+    /// without a name of its own has that one's.
     ///
     /// # Errors
     /// With every mistake there is in any of them, if there is one.
@@ -104,6 +105,7 @@ impl Config {
         mut raw: Raw,
         needs: Needs,
         choice: Option<&str>,
+        cluster_of: impl Fn(&CredentialPaths) -> Option<String>,
     ) -> Result<(Selected, Vec<Warning>), Mistakes> {
         let tables = std::mem::take(&mut raw.tables);
         if let Some(choice) = choice
@@ -129,6 +131,9 @@ impl Config {
             })
             .collect();
         found.look_for_the_same(&tables, &of_tables);
+        if are_named_apart_by_file(&raw, choice) {
+            found.look_for_one_state(&states(&raw, &tables, &of_tables, cluster_of));
+        }
         let is_of_none = !needs.teleport && !needs.storage && !needs.state;
         let of_all = if is_of_none {
             raw.settings
@@ -221,6 +226,84 @@ impl Found {
             }
         }
     }
+
+    /// Of two with one state only one could ever lead.
+    fn look_for_one_state(&mut self, states: &[State<'_>]) {
+        for (n, state) in states.iter().enumerate() {
+            let mut before = states.iter().take(n);
+            let Some(other) = before.find(|other| other.name == state.name) else {
+                continue;
+            };
+            let shown = |table: &ClusterTable| format!("{} ({})", table.label, table.origin);
+            let (name, table) = (&state.name, state.table);
+            let named = state.setting.as_ref().or(other.setting.as_ref());
+            let (origin, text) = match named {
+                Some(setting) => {
+                    let (shown_other, shown_table) = (shown(other.table), shown(table));
+                    let text = format!(
+                        "{}: {shown_other} and {shown_table} would have this one state: give each a \
+                         {} of its own in its table, or none",
+                        setting.shown(),
+                        keys::STATE_NAME.name
+                    );
+                    (&setting.origin, text)
+                }
+                None => {
+                    let text = format!(
+                        "{}: {}: its credentials lead to {name}, as those of {} do, so both would have \
+                         one state: take one of them away, or give one a {}",
+                        table.origin,
+                        table.label,
+                        shown(other.table),
+                        keys::STATE_NAME.name
+                    );
+                    (&table.origin, text)
+                }
+            };
+            let origin = Some(origin.clone());
+            self.mistakes.push(Mistake { origin, text });
+        }
+    }
+}
+
+/// Whether each table has a state in Elasticsearch under the name that the file gives it. A flag or a
+/// variable names that of the chosen one.
+fn are_named_apart_by_file(raw: &Raw, choice: Option<&str>) -> bool {
+    let home = raw.settings.get(keys::STATE.name);
+    let home = home.and_then(|setting| values::state_home(&setting.value).ok());
+    let name = raw.settings.get(keys::STATE_NAME.name);
+    home == Some(StateHome::Elasticsearch)
+        && (choice.is_none() || name.is_none_or(Setting::is_of_file))
+}
+
+/// The state of a table.
+struct State<'a> {
+    table: &'a ClusterTable,
+    name: String,
+    /// By which it has that name; none if by its identity.
+    setting: Option<Setting>,
+}
+
+/// The states whose names are known.
+fn states<'a>(
+    raw: &Raw,
+    tables: &'a [ClusterTable],
+    configs: &[Option<Config>],
+    cluster_of: impl Fn(&CredentialPaths) -> Option<String>,
+) -> Vec<State<'a>> {
+    let state = |(table, config): (&'a ClusterTable, &Option<Config>)| {
+        let setting = of_table(raw, table).settings.remove(keys::STATE_NAME.name);
+        let name = match &setting {
+            Some(setting) => values::state_name(&setting.value).ok()?,
+            None => cluster_of(&config.as_ref()?.teleport.as_ref()?.credentials)?,
+        };
+        Some(State {
+            table,
+            name,
+            setting,
+        })
+    };
+    tables.iter().zip(configs).filter_map(state).collect()
 }
 
 /// The settings of one table, with those above all that it takes over.

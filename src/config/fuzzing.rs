@@ -71,7 +71,7 @@ fn check(collect: impl Fn() -> Raw, text: &str, needs: Needs) {
         assert!(!is_secret || !line.contains(SECRET), "{line:?}");
     };
 
-    let (selected, warnings) = match Config::select(raw, needs, None) {
+    let (selected, warnings) = match Config::select(raw, needs, None, |_| None) {
         Ok(good) => good,
         Err(mistakes) => {
             assert!(!mistakes.list().is_empty());
@@ -93,7 +93,7 @@ fn check(collect: impl Fn() -> Raw, text: &str, needs: Needs) {
     if has_secret {
         return;
     }
-    let again = Config::select(file(&shown), needs, None);
+    let again = Config::select(file(&shown), needs, None, |_| None);
     let (again, _) = again.unwrap_or_else(|mistakes| panic!("{mistakes}\nin\n{shown}"));
     let again = match again {
         Selected::One(config) => vec![*config],

@@ -53,7 +53,7 @@ pub(in crate::commands) async fn start(
     refuse_what_is_about_one(&options)?;
     let _lock = match first.state {
         StateHome::Sqlite => Some(take_storage(&configs)?),
-        StateHome::Elasticsearch => refuse_one_state_for_two(&configs).map(|()| None)?,
+        StateHome::Elasticsearch => None,
     };
     let reload = Reload::on_signal("the credentials")?;
     let room = Room::for_several(&configs);
@@ -115,26 +115,6 @@ fn take_storage(configs: &[Config]) -> Result<RoleLock, Failure> {
     let lock = RoleLock::acquire(above, &Role::Daemon)?;
     tell_of_left_states(above, configs);
     Ok(lock)
-}
-
-/// A name that stands above all tables, or in two of them, would have one cluster wait for ever.
-fn refuse_one_state_for_two(configs: &[Config]) -> Result<(), Failure> {
-    for (n, config) in configs.iter().enumerate() {
-        let Some(name) = &config.state_name else {
-            continue;
-        };
-        let mut before = configs.iter().take(n);
-        if let Some(other) = before.find(|other| other.state_name.as_ref() == Some(name)) {
-            let label = |config: &Config| config.cluster.clone().unwrap_or_default();
-            return Err(Failure::Usage(format!(
-                "the clusters {} and {} have the same state-name, {name}: give each a name of its own \
-                 in its table, or none",
-                label(other),
-                label(config)
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The position of a cluster that was alone before would be forgotten without a word.

@@ -4,7 +4,13 @@ use super::*;
 
 /// What comes of the file for all tables, or for the chosen one.
 fn select(gate: &Gate, choice: Option<&str>) -> Result<(Selected, Vec<Warning>), String> {
-    let selected = Config::select(gate.raw()?, gate.needs, choice);
+    let cluster_of = |paths: &CredentialPaths| match paths {
+        CredentialPaths::Identity(path) => {
+            Some(format!("{}.example.com", path.file_name()?.display()))
+        }
+        CredentialPaths::KeyPair { .. } => None,
+    };
+    let selected = Config::select(gate.raw()?, gate.needs, choice, cluster_of);
     selected.map_err(|mistakes| gate.cleaned(&mistakes.to_string()))
 }
 
@@ -255,6 +261,81 @@ fn two_tables_must_not_read_the_same() {
         .variable("EVENT_INDEXER_TELEPORT_IDENTITY", "/etc/x/three")
         .needs(EVERYTHING);
     insta::assert_snapshot!(select(&gate, None).unwrap_err(), @r#"DIR/config.toml:13: cluster "two-2": has the teleport.addr and the credentials of cluster "one" (DIR/config.toml:11), so it is the same cluster"#);
+}
+
+const LED: &str = r#"
+state = "elasticsearch"
+[forward.elasticsearch]
+hosts = ["https://es.example.com:9200"]
+[[cluster]]
+name = "one"
+[cluster.teleport]
+addr = "one.example.com:443"
+identity = "/etc/x/one"
+[[cluster]]
+name = "two"
+[cluster.teleport]
+addr = "two.example.com:443"
+identity = "/etc/x/two"
+[[cluster]]
+name = "three"
+[cluster.teleport]
+addr = "three.example.com:443"
+identity = "/etc/x/three"
+"#;
+
+#[test]
+fn two_tables_must_not_have_one_state() {
+    let needs = Needs {
+        storage: false,
+        ..EVERYTHING
+    };
+    assert_eq!(each(&Gate::new().config(LED).needs(needs)).len(), 3);
+    let named = |text: &str, table: &str, name: &str| {
+        let head = format!("name = \"{table}\"");
+        text.replace(&head, &format!("{head}\nstate-name = \"{name}\""))
+    };
+    let wrong = |text: &str| select(&Gate::new().config(text).needs(needs), None).unwrap_err();
+    // The same name twice, that of another one's cluster before and behind it, and another mistake.
+    let text = named(LED, "one", "a");
+    let text = named(&text, "two", "a").replace("three.example.com:443", "three.example.com");
+    insta::assert_snapshot!(wrong(&text), @r#"
+    DIR/config.toml:13: cluster "two": state-name = "a": cluster "one" (DIR/config.toml:5) and cluster "two" (DIR/config.toml:11) would have this one state: give each a state-name of its own in its table, or none
+    DIR/config.toml:17: cluster "three": state-name is not set: name the state, or give teleport, from which its name comes, in this table or above all tables
+    DIR/config.toml:20: cluster "three": teleport.addr = "three.example.com": needs a port: host:443 for a Proxy Service, host:3025 for an Auth Service
+    "#);
+    insta::assert_snapshot!(wrong(&named(LED, "one", "three.example.com")), @r#"DIR/config.toml:7: cluster "one": state-name = "three.example.com": cluster "one" (DIR/config.toml:5) and cluster "three" (DIR/config.toml:16) would have this one state: give each a state-name of its own in its table, or none"#);
+    insta::assert_snapshot!(wrong(&named(LED, "three", "one.example.com")), @r#"DIR/config.toml:17: cluster "three": state-name = "one.example.com": cluster "one" (DIR/config.toml:5) and cluster "three" (DIR/config.toml:15) would have this one state: give each a state-name of its own in its table, or none"#);
+    // Two ways to one cluster.
+    let text = LED.replace("/etc/x/two", "/etc/y/one");
+    insta::assert_snapshot!(wrong(&text), @r#"DIR/config.toml:10: cluster "two": its credentials lead to one.example.com, as those of cluster "one" (DIR/config.toml:5) do, so both would have one state: take one of them away, or give one a state-name"#);
+    assert_eq!(
+        each(&Gate::new().config(&named(&text, "two", "b")).needs(needs)).len(),
+        3
+    );
+    // Of all tables it is a mistake, as a flag only for all.
+    let text = LED.replacen("state =", "state-name = \"a\"\nstate =", 1);
+    insta::assert_snapshot!(wrong(&text), @r#"
+    DIR/config.toml:2: state-name = "a": cluster "one" (DIR/config.toml:6) and cluster "two" (DIR/config.toml:11) would have this one state: give each a state-name of its own in its table, or none
+    DIR/config.toml:2: state-name = "a": cluster "one" (DIR/config.toml:6) and cluster "three" (DIR/config.toml:16) would have this one state: give each a state-name of its own in its table, or none
+    "#);
+    let gate = Gate::new().config(LED).flag("state-name", "a").needs(needs);
+    insta::assert_snapshot!(select(&gate, None).unwrap_err(), @r#"
+    --state-name="a": cluster "one" (DIR/config.toml:5) and cluster "two" (DIR/config.toml:10) would have this one state: give each a state-name of its own in its table, or none
+    --state-name="a": cluster "one" (DIR/config.toml:5) and cluster "three" (DIR/config.toml:15) would have this one state: give each a state-name of its own in its table, or none
+    "#);
+    assert!(select(&gate, Some("one")).is_ok());
+    // In files they have directories of their own, and no names.
+    let text = text.replace("\"elasticsearch\"", "\"sqlite\"");
+    assert_eq!(
+        each(
+            &Gate::new()
+                .config(&format!("storage = \"/x\"{text}"))
+                .needs(needs)
+        )
+        .len(),
+        3
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Several clusters with their states in Elasticsearch: of each one daemon leads, whoever leads another.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use serde_json::{Value, json};
 
@@ -156,9 +157,14 @@ fn two_clusters_cannot_have_one_state() {
         return;
     };
     let logs = [("east", &east), ("west", &west)];
-    let indexer = indexer("http://127.0.0.1:1", logs, "state-name = \"one\"");
+    let indexer = indexer("http://127.0.0.1:1", logs, "");
+    let path = indexer.directory().join("config.toml");
+    let text = fs::read_to_string(path).expect("it is there");
+    // As that of the cluster that the other one's identity leads to.
+    let named = "name = \"east\"\nstate-name = \"west.example.com\"";
+    indexer.write("config.toml", &text.replace("name = \"east\"", named));
     let output = indexer.run(&START);
     assert_eq!(output.code, Some(2), "{}", output.stderr);
-    let said = "the clusters east and west have the same state-name, one: ";
+    let said = "state-name = \"west.example.com\": cluster \"east\" (config.toml:";
     assert!(output.stderr.contains(said), "{}", output.stderr);
 }
