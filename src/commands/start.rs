@@ -230,6 +230,12 @@ pub(super) async fn follow(
             }
         }
     };
+    say_ended(&stats);
+    Ok(end(summary))
+}
+
+/// The last line of a run.
+fn say_ended(stats: &Stats) {
     info!(
         events = Stats::get(&stats.events),
         created = Stats::get(&stats.created),
@@ -238,7 +244,6 @@ pub(super) async fn follow(
         dead_letters = Stats::get(&stats.dead_letters),
         "ended"
     );
-    Ok(end(summary))
 }
 
 /// What goes on beside a run that follows the log: its line each minute, and the question whether

@@ -317,6 +317,21 @@ fn one_that_cannot_go_on_is_told_again_and_again_and_the_others_do() {
     assert_eq!(running.wait().code, Some(0));
 }
 
+/// Told to stop between two tries: there is nothing left to be done, and so nothing has failed.
+#[test]
+fn one_that_waits_to_begin_anew_ends_in_order() {
+    let clusters = Clusters::new(&["refused"]);
+    clusters.indexer.write("identity-refused", "no identity");
+    let mut running = clusters.spawn(&["start"]);
+    wait_until_said(&running, "is not followed, beginning anew");
+    running.terminate();
+    let output = running.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let mut lines = output.stderr.lines();
+    let is_end = |line: &str| line.contains(" ended events=0 ");
+    assert!(lines.any(is_end), "{}", output.stderr);
+}
+
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_counted_and_holds_up_its_own_cluster() {
     let mut clusters = Clusters::new(&["good", "stuck"]);

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span, warn};
 
-use super::{Order, follow, observe, open, show};
+use super::{Order, follow, observe, open, say_ended, show};
 use crate::checkpoint::{Checkpoint, Role, RoleLock, Summary};
 use crate::cli::Start;
 use crate::commands::lead;
@@ -219,7 +219,10 @@ impl Cluster {
             let pause = backoff.failed().wait;
             error!(?pause, mend, "is not followed, beginning anew: {what}");
             if unless_stopped(stop, sleep(pause)).await.is_none() {
-                return Exit::Failed;
+                // The failure was told, and what was settled before it is written: nothing is left
+                // to be done for an orderly end.
+                say_ended(&self.stats);
+                return Exit::Done;
             }
         }
     }
