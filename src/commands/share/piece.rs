@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, Chunk, RunId, SourceMode};
+use crate::checkpoint::{Checkpoint, CheckpointError, Chunk, Counts, Run, RunId, SourceMode};
 use crate::commands::Failure;
 use crate::commands::transfer::{Transfer, reading};
 use crate::config::Config;
@@ -132,41 +132,20 @@ impl PieceWork {
         })
     }
 
-    /// How far everything is settled, by the state file. No session recording that is to be read is
-    /// passed: whoever takes the piece over finds it only by the event that tells of it.
+    /// How far everything is settled, by the state file.
     pub(super) async fn progress(&self, working: &Working) -> Result<(Progress, Tally), Failure> {
-        // Of a cut each new piece may have as many.
         let pieces = working.cut.map_or(1, Cut::pieces);
-        let ((chunks, run), upload_ms) = self
-            .blocking(move |checkpoint, run| {
-                let state = (
-                    checkpoint.begun_chunks(run, MARKED_CHUNKS.saturating_mul(pieces))?,
-                    checkpoint.run(run)?,
-                );
-                // The last: what is read meanwhile is settled.
-                let upload_ms = checkpoint.first_upload_to_read_ms(run)?;
-                Ok((state, upload_ms))
-            })
+        let before = working.piece.progress.clone();
+        let (progress, counts) = self
+            .blocking(move |checkpoint, run| progress(checkpoint, run, before, pieces))
             .await?;
-        let before = &working.piece.progress;
-        let progress = match upload_ms {
-            // In which chunk that event lies is not known.
-            Some(upload_ms) => Progress {
-                position_ms: run.position_ms.min(upload_ms).max(before.position_ms),
-                chunks: before.chunks.clone(),
-            },
-            None => Progress {
-                position_ms: run.position_ms,
-                chunks: chunks.into_iter().map(mark).collect(),
-            },
-        };
         let gaps = working.stats.gaps.sum();
         let tally = Tally {
-            events: run.counts.events,
-            created: run.counts.created,
-            safe_form: run.counts.safe_form,
-            already_there: run.counts.already_there,
-            dead_letters: run.counts.dead_letters,
+            events: counts.events,
+            created: counts.created,
+            safe_form: counts.safe_form,
+            already_there: counts.already_there,
+            dead_letters: counts.dead_letters,
             gaps,
         };
         Ok((progress, tally))
@@ -213,6 +192,36 @@ impl PieceWork {
     }
 }
 
+/// How far everything is settled that is to be divided among so many pieces. No session recording that
+/// is to be read is passed: whoever takes a piece over finds it only by the event that tells of it.
+fn progress(
+    checkpoint: &Checkpoint,
+    run: RunId,
+    before: Progress,
+    pieces: u32,
+) -> Result<(Progress, Counts), CheckpointError> {
+    // Of a cut each new piece may have as many.
+    let chunks = checkpoint.begun_chunks(run, MARKED_CHUNKS.saturating_mul(pieces))?;
+    let Run {
+        position_ms,
+        counts,
+        ..
+    } = checkpoint.run(run)?;
+    // The last: what is read meanwhile is settled.
+    let progress = match checkpoint.first_upload_to_read_ms(run)? {
+        // In which chunk that event lies is not known.
+        Some(upload_ms) => Progress {
+            position_ms: position_ms.min(upload_ms).max(before.position_ms),
+            chunks: before.chunks,
+        },
+        None => Progress {
+            position_ms,
+            chunks: chunks.into_iter().map(mark).collect(),
+        },
+    };
+    Ok((progress, counts))
+}
+
 fn begun(mark: &ChunkMark) -> (i32, Chunk) {
     let chunk = Chunk {
         name: mark.chunk.clone(),
@@ -227,5 +236,35 @@ fn mark((day, chunk): (i32, Chunk)) -> ChunkMark {
         day,
         chunk: chunk.name,
         cursor: chunk.cursor,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::DAY_MS;
+
+    /// A day may have any number of chunks, and a document in Elasticsearch may not be of any size.
+    #[test]
+    fn of_many_chunks_so_many_are_marked_for_each_piece_and_those_that_are_done_first() {
+        let checkpoint = Checkpoint::open_in_memory().unwrap();
+        let run = checkpoint.share_run("example", "large").unwrap();
+        let chunk = |n: u32| {
+            let done = n % 2 == 1;
+            let cursor = (!done).then(|| "7".to_owned());
+            let name = format!("{n:05}");
+            (1, Chunk { name, cursor, done })
+        };
+        let begun: Vec<_> = (0..2 * 5 * MARKED_CHUNKS).map(chunk).collect();
+        checkpoint
+            .begin_piece(run, DAY_MS, 2 * DAY_MS, DAY_MS, &begun)
+            .unwrap();
+        for pieces in [1, PARTS] {
+            let before = Progress::default();
+            let (progress, _) = progress(&checkpoint, run, before, pieces).unwrap();
+            let n_marks = (MARKED_CHUNKS * pieces) as usize;
+            assert_eq!(progress.chunks.len(), n_marks);
+            assert!(progress.chunks.iter().all(|mark| mark.cursor.is_none()));
+        }
     }
 }
