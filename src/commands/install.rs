@@ -37,7 +37,7 @@ pub(super) async fn install(
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let config = config.elasticsearch.as_ref().expect("the command needs it");
-    let reached = reach_elasticsearch(config, Patience::None, &shutdown.stop).await?;
+    let reached = reach_elasticsearch(config, Patience::Seconds, &shutdown.stop).await?;
     let Some((client, server)) = reached else {
         return Ok(Exit::Failed);
     };

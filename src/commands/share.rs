@@ -398,7 +398,7 @@ pub(super) async fn cancel(
 ) -> Result<Exit, Failure> {
     let elasticsearch = config.elasticsearch.as_ref();
     let elasticsearch = elasticsearch.expect("the command needs it");
-    let reached = reach_elasticsearch(elasticsearch, Patience::None, &shutdown.stop).await?;
+    let reached = reach_elasticsearch(elasticsearch, Patience::Seconds, &shutdown.stop).await?;
     let Some((client, _)) = reached else {
         return Ok(Exit::Failed);
     };

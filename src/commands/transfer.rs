@@ -37,6 +37,9 @@ use crate::teleport::readers::Readers;
 pub(super) enum Patience<'a> {
     /// Try for ever, as a daemon may start before the servers do, and say here how it goes.
     Endless(&'a telemetry::End),
+    /// Ask again for some seconds where it answers that it cannot yet, and then say so and end: for
+    /// what is done soon.
+    Seconds,
     /// Say so and end.
     None,
 }
@@ -78,6 +81,10 @@ pub(super) async fn reach_elasticsearch(
 ) -> Result<Option<(elastic::Client, elastic::Server)>, Failure> {
     let client =
         elastic::Client::new(config).map_err(|unusable| Failure::Unusable(unusable.into()))?;
+    let client = match patience {
+        Patience::Seconds => client.patient(),
+        Patience::Endless(_) | Patience::None => client,
+    };
     // After a restart a server may refuse good credentials until it has loaded its own security
     // index, so a daemon holds then as well.
     let passes = |failed: &ServerError| {

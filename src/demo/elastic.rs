@@ -232,6 +232,12 @@ impl ElasticsearchControl {
         self.0.script.lock().cut_above = bytes;
     }
 
+    /// The next `n_requests` that ask for something in an index get a 503, as after it was made, until
+    /// its shards are there.
+    pub fn has_no_shard(&self, n_requests: usize) {
+        self.0.script.lock().n_without_shard = n_requests;
+    }
+
     /// Every bulk request waits so long before it is carried out.
     pub fn set_delay(&self, delay: Duration) {
         self.0.script.lock().delay = delay;

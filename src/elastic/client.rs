@@ -22,6 +22,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 pub use elasticsearch::http::Method;
 use elasticsearch::http::headers::{HeaderMap, HeaderValue};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use crate::config::{ElasticsearchConfig, HostUrl};
 use crate::elastic::assets::Version;
@@ -31,9 +32,16 @@ pub use self::error::{ClientError, ErrorAnswer, ServerError};
 
 use self::access::{Access, Files};
 
+/// For so long a [patient](Client::patient) client asks again, and how often.
+const PATIENCE: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// A cluster's way in. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client(Arc<Shared>);
+pub struct Client {
+    shared: Arc<Shared>,
+    is_patient: bool,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -103,16 +111,31 @@ impl Client {
     fn with_headers(config: &ElasticsearchConfig, headers: HeaderMap) -> Result<Self, ClientError> {
         assert!(!config.hosts.is_empty(), "the configuration demands a host");
         let access = Access::new(config, Files::read(config)?, &headers)?;
-        Ok(Self(Arc::new(Shared {
+        let shared = Shared {
             config: config.clone(),
             headers,
             access: Mutex::new(Arc::new(access)),
             current: AtomicUsize::new(0),
-        })))
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            is_patient: false,
+        })
+    }
+
+    /// For a command after which nobody asks again: where the answer is 429 or 503, it asks again for
+    /// some seconds. So Elasticsearch answers while it starts, and of an index that was made just now
+    /// until its shards are there. What changes something is sent once all the same.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self {
+            is_patient: true,
+            ..self
+        }
     }
 
     fn access(&self) -> Arc<Access> {
-        let access = self.0.access.lock();
+        let access = self.shared.access.lock();
         access.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -126,7 +149,20 @@ impl Client {
         path: &str,
         body: Body,
     ) -> Result<Answer, ClientError> {
-        self.request_by(&self.access(), method, path, body).await
+        let began = Instant::now();
+        loop {
+            let answer = self
+                .request_by(&self.access(), method, path, body.clone())
+                .await?;
+            let passes = matches!(answer.status, 429 | 503)
+                && self.is_patient
+                && only_asks(method, path)
+                && began.elapsed() < PATIENCE;
+            if !passes {
+                return Ok(answer);
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     async fn request_by(
@@ -136,7 +172,7 @@ impl Client {
         path: &str,
         body: Body,
     ) -> Result<Answer, ClientError> {
-        let (hosts, current) = (&access.hosts, &self.0.current);
+        let (hosts, current) = (&access.hosts, &self.shared.current);
         let first = current.load(Ordering::Relaxed);
         let mut failures = Vec::new();
         for turn in 0..hosts.len() {
@@ -169,19 +205,19 @@ impl Client {
     /// Whoever asks next asks another host, if there is one: for somebody who has waited for this one
     /// for less than its time limit.
     pub fn turn_to_the_next_host(&self) {
-        let (hosts, current) = (self.0.config.hosts.len(), &self.0.current);
+        let (hosts, current) = (self.shared.config.hosts.len(), &self.shared.current);
         let next = (current.load(Ordering::Relaxed) + 1) % hosts;
         current.store(next, Ordering::Relaxed);
     }
 
     /// The address of the host that is in use, for messages.
     pub fn address(&self) -> &str {
-        self.0.config.hosts[self.0.current.load(Ordering::Relaxed)].as_str()
+        self.shared.config.hosts[self.shared.current.load(Ordering::Relaxed)].as_str()
     }
 
     /// All hosts are on this machine.
     pub fn is_local(&self) -> bool {
-        self.0.config.hosts.iter().all(HostUrl::is_loopback)
+        self.shared.config.hosts.iter().all(HostUrl::is_loopback)
     }
 
     /// Asks the cluster who it is.
@@ -323,6 +359,18 @@ impl Client {
     }
 }
 
+/// Whether a request changes nothing.
+fn only_asks(method: Method, path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let asks = ["_search", "_mget", "_count", "_has_privileges"];
+    let is_question = || {
+        path.rsplit('/')
+            .next()
+            .is_some_and(|end| asks.contains(&end))
+    };
+    method == Method::Get || (method == Method::Post && is_question())
+}
+
 /// Privileges of a writer that somebody lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lacking {
@@ -358,5 +406,24 @@ pub const OLDEST: Version = Version::new(8, 4, 1);
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_something_is_no_question() {
+        for (method, path, is_question) in [
+            (Method::Get, "/_security/role/a", true),
+            (Method::Post, "/a/_search?ignore_unavailable=true", true),
+            (Method::Post, "/_security/user/_has_privileges", true),
+            (Method::Post, "/_security/api_key", false),
+            (Method::Post, "/a/_bulk?filter_path=items", false),
+            (Method::Put, "/a/_create/_search", false),
+        ] {
+            assert_eq!(only_asks(method, path), is_question, "{method:?} {path}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod hosts;
 mod kills;
 mod letters;
+mod not_ready;
 mod refused;
 
 use std::time::Duration;

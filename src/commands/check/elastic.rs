@@ -21,7 +21,7 @@ const WRITER_ROLE: &str = "give the role in templates/elasticsearch-writer-role.
 pub(super) async fn findings(config: &Config, shutdown: &Shutdown) -> Vec<Finding> {
     let elasticsearch = config.elasticsearch.as_ref();
     let elasticsearch = elasticsearch.expect("the command needs it");
-    let reached = reach_elasticsearch(elasticsearch, Patience::None, &shutdown.stop).await;
+    let reached = reach_elasticsearch(elasticsearch, Patience::Seconds, &shutdown.stop).await;
     let (client, server) = match reached {
         Ok(Some(reached)) => reached,
         Ok(None) => return vec![Err(stopped())],

@@ -4,16 +4,13 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::sleep;
 
 use crate::cli::Grant;
 use crate::commands::{Exit, Failure, end};
 use crate::config::ElasticsearchConfig;
-use crate::elastic::assets::{Answer, Method, Request};
-use crate::elastic::client::{Client, ClientError};
+use crate::elastic::client::Client;
 use crate::elastic::rights::{self, Kind, Made, Plan, Rights, RightsError, State, Step, Wanted};
 use crate::output;
 use crate::platform;
@@ -40,7 +37,7 @@ pub(super) async fn grant(
         new_secret: grant.new_secret,
         work,
     };
-    let send = async |request| send_patiently(client, request).await;
+    let send = async |request| super::send(client, request).await;
     let Some(plan) = rights::plan(send, wanted).await? else {
         output::note(
             "note: security is switched off in this Elasticsearch: it has no roles, users or keys, \
@@ -71,19 +68,6 @@ pub(super) async fn grant(
     }
     hand_over(&for_others, overwrite)?;
     Ok(exit)
-}
-
-/// Sends a request. While Elasticsearch brings up the index of its users, as it does for the first of
-/// them and after a start, it answers 503.
-async fn send_patiently(client: &Client, request: Request) -> Result<Answer, ClientError> {
-    for _ in 0..20 {
-        let answer = super::send(client, request.clone()).await?;
-        if answer.status != 503 || request.method != Method::Get {
-            return Ok(answer);
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
-    super::send(client, request).await
 }
 
 /// The requests, as far as they can be known.

@@ -32,7 +32,7 @@ pub(in crate::commands) async fn find(
     let name = state_name(config)?;
     let elasticsearch = config.elasticsearch.as_ref();
     let elasticsearch = elasticsearch.expect("the command needs it");
-    let reached = reach_elasticsearch(elasticsearch, Patience::None, &shutdown.stop).await?;
+    let reached = reach_elasticsearch(elasticsearch, Patience::Seconds, &shutdown.stop).await?;
     let Some((client, _)) = reached else {
         return Ok(Err(Exit::Failed));
     };

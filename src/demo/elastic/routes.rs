@@ -107,6 +107,10 @@ fn decoded(text: &str) -> String {
 /// Answers everything but `_bulk`. May wait for SQLite.
 pub(super) fn answer(shared: &Shared, call: &Call, body: &[u8]) -> Reply {
     let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+    if !segments.is_empty() && shared.is_without_shard() {
+        let kind = "no_shard_available_action_exception";
+        return Reply::error(503, kind, &format!("No shard available for [{}]", call.uri));
+    }
     let reply = match (call.method.as_str(), segments.as_slice()) {
         ("GET" | "HEAD", []) => {
             let options = &shared.options;

@@ -129,6 +129,8 @@ pub(super) struct Script {
     pub(super) largest: Option<(usize, u16)>,
     /// The connection of a larger one is cut, as by a proxy that says no more than that.
     pub(super) cut_above: Option<usize>,
+    /// So many requests other than bulk requests find no shard.
+    pub(super) n_without_shard: usize,
 }
 
 #[derive(Default)]
@@ -183,5 +185,13 @@ impl Shared {
         for (status, count) in statuses {
             *record.n_items.entry(status).or_default() += count;
         }
+    }
+
+    /// Whether this request finds no shard.
+    pub(super) fn is_without_shard(&self) -> bool {
+        let left = &mut self.script.lock().n_without_shard;
+        let is_one = *left > 0;
+        *left = left.saturating_sub(1);
+        is_one
     }
 }

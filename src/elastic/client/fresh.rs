@@ -111,7 +111,11 @@ impl Client {
         match self.fresh_access().await {
             Ok(None) => Look::Same,
             Ok(Some(fresh)) => {
-                let mut access = self.0.access.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut access = self
+                    .shared
+                    .access
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 *access = Arc::new(fresh);
                 Look::Renewed
             }
@@ -121,11 +125,11 @@ impl Client {
 
     /// An access with what the files hold, if that is new and the server takes it.
     async fn fresh_access(&self) -> Result<Option<Access>, ClientError> {
-        let files = Files::read(&self.0.config)?;
+        let files = Files::read(&self.shared.config)?;
         if files == self.access().files {
             return Ok(None);
         }
-        let fresh = Access::new(&self.0.config, files, &self.0.headers)?;
+        let fresh = Access::new(&self.shared.config, files, &self.shared.headers)?;
         let answer = self.request_by(&fresh, Method::Get, "/", Body::Empty);
         let answer = answer.await?;
         match answer.status {

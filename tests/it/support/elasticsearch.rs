@@ -304,8 +304,17 @@ impl Client {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        self.try_request(method, path, body.as_bytes())
-            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        let ask = || {
+            self.try_request(method, path, body.as_bytes())
+                .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        };
+        // The first user, role or key makes the index of all of them, and for some seconds none of them
+        // can be asked for then.
+        let is_repeatable = method == "GET" && path.starts_with("/_security/");
+        wait_until("the index of the users is there", || match ask() {
+            answer if answer.status == 503 && is_repeatable => Err(format!("{method} {path}: 503")),
+            answer => Ok(answer),
+        })
     }
 
     /// Makes all that was written to the indices visible to search.
