@@ -30,6 +30,17 @@ fn install(server: &Elasticsearch, more: &[&str]) -> String {
     output.stdout
 }
 
+/// A log of so many days up to the last midnight, and its span. All days are alike, whatever time it
+/// is: a piece of a day that has just begun would be done before anything can break, or be cut.
+fn log_of_whole_days(days: u64, more: &[&str]) -> Option<(FakeTeleport, [String; 2])> {
+    let [from, to] = [days, 0].map(days_ago);
+    // The last of its days is the one that begins at `to`.
+    let count = (days + 1).to_string();
+    let size = ["--days", &count, "--now", &to];
+    let teleport = FakeTeleport::start(&[&size[..], more].concat())?;
+    Some((teleport, [from, to]))
+}
+
 /// What Elasticsearch knows of the share.
 fn status(worker: &Journey<'_>, share: &str) -> Value {
     let output = worker.run(&["status", "--share", share, "--json"]);
@@ -62,16 +73,15 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
     let Some(mut server) = Elasticsearch::start(security) else {
         return;
     };
-    let Some(teleport) = FakeTeleport::start(&["--events", "8000", "--days", "4"]) else {
+    let Some((teleport, [from, to])) = log_of_whole_days(4, &["--events", "8000"]) else {
         return;
     };
+    let yesterday = days_ago(1);
     // A piece takes some seconds, so that there is something to break.
     let settings = "limits.backfill.events-per-second = 400";
     let first = Journey::new(NAME, &teleport, &server, settings);
     let worker = || Journey::installed(NAME, NAME, &teleport, &server, settings);
     let (second, third) = (worker(), worker());
-    // The days that have events: an empty piece would be done before anything breaks.
-    let (from, to) = (days_ago(3), chrono::Utc::now().format("%FT%TZ").to_string());
     let range = ["backfill", "--from", &from, "--to", &to];
     let args = [&range[..], &["--share", "all", "--lease", "2"]].concat();
 
@@ -101,15 +111,7 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
     );
 
     let hangs = second.spawn(&args);
-    wait_until("it works on a whole day", || {
-        let said = hangs.stderr();
-        let works_on = |day: String| said.contains(&format!("working on a piece from=\"{day}\""));
-        (1..=3)
-            .map(days_ago)
-            .any(works_on)
-            .then_some(())
-            .ok_or(said)
-    });
+    wait_for(&hangs, "working on a piece");
     // No other lease ends, so it is its piece that somebody takes over.
     hangs.pause();
     let mut dies = first.spawn(&args);
@@ -139,7 +141,6 @@ fn workers_die_hang_leave_and_join_and_each_event_is_there_once() {
     let sum = |name: &str| all["tally"][name].as_u64().expect("a count");
     assert!(sum("created") + sum("already_there") >= 8000, "{all}");
 
-    let yesterday = days_ago(1);
     let other = [
         "backfill", "--from", &from, "--to", &yesterday, "--share", "all",
     ];
@@ -162,8 +163,8 @@ fn a_large_day_of_an_export_is_cut_and_each_event_is_there_once() {
     }) else {
         return;
     };
-    let events = ["--events", "6000", "--days", "2", "--chunk", "100"];
-    let Some(teleport) = FakeTeleport::start(&events) else {
+    let events = ["--events", "8000", "--chunk", "100"];
+    let Some((teleport, [from, to])) = log_of_whole_days(2, &events) else {
         return;
     };
     let settings = "limits.backfill.events-per-second = 250";
@@ -171,7 +172,6 @@ fn a_large_day_of_an_export_is_cut_and_each_event_is_there_once() {
     install(&server, &["--work"]);
     let worker = || Journey::installed(NAME, NAME, &teleport, &server, settings);
     let (second, third) = (worker(), worker());
-    let (from, to) = (days_ago(1), chrono::Utc::now().format("%FT%TZ").to_string());
     let args = [
         "backfill", "--from", &from, "--to", &to, "--share", "large", "--lease", "1",
     ];
@@ -199,7 +199,7 @@ fn a_large_day_of_an_export_is_cut_and_each_event_is_there_once() {
         let output = running.wait();
         assert_eq!(output.code, Some(0), "{}", output.stderr);
     }
-    assert_eq!(first.assert_complete(), 6000);
+    assert_eq!(first.assert_complete(), 8000);
     let all = status(&first, "large");
     assert_eq!(all["state"], "done");
     let n_pieces = all["pieces"].as_u64().expect("a count");
