@@ -8,10 +8,11 @@
 //! All runs are polled by one task, so that the watchdog sees if any of them hangs.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -58,9 +59,13 @@ pub(in crate::commands) async fn start(
     let reload = Reload::on_signal("the credentials")?;
     let room = Room::for_several(&configs);
     let listen = first.listen.clone();
+    let states = States::default();
     let clusters: Vec<Cluster> = configs
         .into_iter()
-        .map(|config| Cluster::new(config, &reload, &room, options.exit_on_last_event))
+        .map(|config| {
+            let exit_on_last_event = options.exit_on_last_event;
+            Cluster::new(config, &reload, &room, &states, exit_on_last_event)
+        })
         .collect();
     let observers = clusters.iter().map(|cluster| cluster.observer.clone());
     let observers = Observers::of_clusters(observers.collect());
@@ -157,6 +162,27 @@ pub(super) fn tell_of_left_states(above: &Path, followed: &[Config]) {
     }
 }
 
+/// The names of the states in Elasticsearch, by cluster. Two with one name are a mistake of the
+/// configuration, but credentials that came only later were not known then.
+#[derive(Clone, Default)]
+struct States(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl States {
+    /// Takes a name for a cluster, unless another one has it.
+    fn take(&self, cluster: &str, name: String) -> Result<(), Failure> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_taken = |(other, taken): &(&String, &String)| *other != cluster && **taken == name;
+        if let Some((other, _)) = names.iter().find(is_taken) {
+            return Err(Failure::Usage(format!(
+                "the clusters {other} and {cluster} would have one state: {name}, to which the \
+                 credentials of one of them lead; mend these, or give one a state-name"
+            )));
+        }
+        names.insert(cluster.to_owned(), name);
+        Ok(())
+    }
+}
+
 /// One of several clusters.
 struct Cluster {
     name: String,
@@ -167,11 +193,18 @@ struct Cluster {
     observer: Arc<Observer>,
     reload: Reload,
     room: Room,
+    states: States,
     exit_on_last_event: bool,
 }
 
 impl Cluster {
-    fn new(config: Config, reload: &Reload, room: &Room, exit_on_last_event: bool) -> Self {
+    fn new(
+        config: Config,
+        reload: &Reload,
+        room: &Room,
+        states: &States,
+        exit_on_last_event: bool,
+    ) -> Self {
         let stats = Arc::new(Stats::default());
         let shown = InMemory::default();
         let place = match (config.state, &config.storage) {
@@ -190,6 +223,7 @@ impl Cluster {
             observer,
             reload: reload.clone(),
             room: room.clone(),
+            states: states.clone(),
             exit_on_last_event,
         }
     }
@@ -232,6 +266,7 @@ impl Cluster {
         let (config, stats) = (self.config.clone(), self.stats.clone());
         let (reload, room) = (self.reload.clone(), self.room.clone());
         if config.state == StateHome::Elasticsearch {
+            self.states.take(&self.name, lead::state_name(&config)?)?;
             // A run that has failed leaves nothing to be shown.
             self.shown.clear();
             let shown = self.shown.clone();

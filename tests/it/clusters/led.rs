@@ -168,3 +168,32 @@ fn two_clusters_cannot_have_one_state() {
     let said = "state-name = \"west.example.com\": cluster \"east\" (config.toml:";
     assert!(output.stderr.contains(said), "{}", output.stderr);
 }
+
+/// One whose identity comes only later may turn out to be another one's cluster.
+#[test]
+fn two_clusters_cannot_come_to_one_state() {
+    let Some(east) = log("east.example.com", "1") else {
+        return;
+    };
+    let indexer = indexer("http://127.0.0.1:1", [("east", &east), ("west", &east)], "");
+    let path = indexer.directory().join("config.toml");
+    let text = fs::read_to_string(path).expect("it is there");
+    let (of_all, west) = text.split_at(text.rfind("[[cluster]]").expect("it has tables"));
+    let identity = east.identity();
+    let west = west.replace(identity.to_str().expect("the path is UTF-8"), "later");
+    indexer.write("config.toml", &format!("{of_all}{west}"));
+    let mut running = indexer.spawn(&START);
+    let is_told = |text: &str| {
+        wait_until(text, || {
+            let said = running.stderr();
+            let mut lines = said.lines().filter(|line| line.contains("cluster=west"));
+            let is_said = lines.any(|line| line.contains(text));
+            is_said.then_some(()).ok_or(said)
+        });
+    };
+    is_told("later: No such file");
+    fs::copy(identity, indexer.directory().join("later")).expect("the folder takes it");
+    is_told("the clusters east and west would have one state: east.example.com, to which");
+    running.terminate();
+    assert_eq!(running.wait().code, Some(0));
+}
