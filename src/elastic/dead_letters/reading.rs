@@ -81,6 +81,10 @@ impl DeadLetterIndex {
         }
         let path = format!("/{INDEX}/_search?ignore_unavailable=true");
         let mut found = self.ask(Method::Post, &path, &query, READ).await?;
+        if found.is_null() {
+            // There is no such index yet.
+            return Ok((Vec::new(), None));
+        }
         let hits = found["hits"]["hits"].as_array_mut().map(mem::take);
         let hits = hits.ok_or(DeadLetterIndexError::Unexpected(READ))?;
         let next = hits.last().filter(|_| hits.len() == ASKED);
