@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::checkpoint::{
     Checkpoint, DeadLetter, DeadLetterFilter, DocumentForm, Gap, PagePlace, RunId,
 };
-use crate::commands::lead::look::{Found, Told};
+use crate::commands::lead::look::{Before, Found};
 use crate::commands::room::Room;
 use crate::commands::status::safe_form_words;
 use crate::commands::transfer::{Patience, demand_template, reach_elasticsearch};
@@ -89,11 +89,14 @@ pub(super) async fn retry(
         }
         for (run, letters) in by_run {
             tried += letters.len() as u64;
-            let told = letters.iter().map(Told::of).collect();
+            let followed = found.map(|found| {
+                let before: Vec<_> = letters.iter().map(Before::of).collect();
+                (found, before)
+            });
             let sent = unless_stopped(&shutdown.stop, sender.send_all(run, letters)).await;
             // Whatever has become of some of them.
-            if let Some(found) = found {
-                found.follow(told, &sender.checkpoint).await?;
+            if let Some((found, before)) = followed {
+                found.follow(before, &sender.checkpoint).await?;
             }
             match sent {
                 Some(sent) => sent?,

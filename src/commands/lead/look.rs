@@ -101,18 +101,18 @@ impl Found {
         Ok(())
     }
 
-    /// Does in Elasticsearch what has become in that store of letters of which this was told.
+    /// Does in Elasticsearch what has become in that store of letters that were sent again.
     pub(in crate::commands) async fn follow(
         &self,
-        told: Vec<Told>,
+        sent: Vec<Before>,
         store: &Checkpoint,
     ) -> Result<(), Failure> {
         let (mut settled, mut refused) = (Vec::new(), Vec::new());
-        for told in told {
-            match store.dead_letter(&told.document_id, &told.index_name)? {
-                None => settled.push((told.document_id, told.index_name)),
+        for before in sent {
+            match store.dead_letter(&before.document_id, &before.index_name)? {
+                None => settled.push((before.document_id, before.index_name)),
                 // For another reason.
-                Some(now) if Told::of(&now) != told => refused.push(now),
+                Some(now) if Before::of(&now) != before => refused.push(now),
                 Some(_) => {}
             }
         }
@@ -124,9 +124,9 @@ impl Found {
     }
 }
 
-/// Which letter it is, and why it was refused.
+/// Which letter was sent again, and why it had been refused.
 #[derive(PartialEq, Eq)]
-pub(in crate::commands) struct Told {
+pub(in crate::commands) struct Before {
     document_id: String,
     index_name: String,
     status: Option<u16>,
@@ -134,7 +134,7 @@ pub(in crate::commands) struct Told {
     reason: String,
 }
 
-impl Told {
+impl Before {
     pub(in crate::commands) fn of(letter: &DeadLetter) -> Self {
         Self {
             document_id: letter.document_id.clone(),

@@ -121,9 +121,22 @@ fn all() -> Vec<DeadLetter> {
     let texts = texts.map(|(id, text)| (id, format!("{{\"x\":\"{text}\"}}"), DocumentForm::Json));
     let bytes = [(BYTES, "1".to_owned()), (LARGE_BYTES, large)];
     let bytes = bytes.map(|(id, bytes)| (id, bytes, DocumentForm::Protobuf));
-    let letter = |(id, document, form): (&str, String, DocumentForm)| DeadLetter {
+    let letters = texts.into_iter().chain(bytes);
+    letters
+        .map(|(id, document, form)| letter(id, "i", document, form))
+        .collect()
+}
+
+/// A document that was refused for its mapping.
+pub(super) fn letter(
+    id: &str,
+    index_name: &str,
+    document: String,
+    form: DocumentForm,
+) -> DeadLetter {
+    DeadLetter {
         document_id: id.to_owned(),
-        index_name: "i".to_owned(),
+        index_name: index_name.to_owned(),
         event_type: "user.login".to_owned(),
         time_ms: None,
         document: document.into_bytes(),
@@ -132,8 +145,7 @@ fn all() -> Vec<DeadLetter> {
         error_type: "mapper_parsing_exception".to_owned(),
         reason: String::new(),
         first_seen_ms: 0,
-    };
-    texts.into_iter().chain(bytes).map(letter).collect()
+    }
 }
 
 fn keys() -> Vec<(String, String)> {

@@ -12,6 +12,7 @@ use teleport_event_indexer::checkpoint::{DeadLetter, DocumentForm};
 use teleport_event_indexer::elastic::dead_letters::{DeadLetterIndex, INDEX};
 use tokio::time::{sleep, timeout};
 
+use super::letters::letter;
 use super::{LEADS, START, install, pair, says};
 use crate::support::elasticsearch::{Elasticsearch, NEWEST, Options};
 use crate::support::faketeleport::FakeTeleport;
@@ -192,17 +193,15 @@ fn sums_are_told_though_others_who_ask_for_them_go_away() {
 }
 
 fn many(index_name: &str) -> Vec<DeadLetter> {
-    let letter = |number: usize| DeadLetter {
-        document_id: number.to_string(),
-        index_name: index_name.to_owned(),
-        event_type: "user.login".to_owned(),
-        time_ms: None,
-        document: b"{}".to_vec(),
-        form: DocumentForm::Json,
-        status: Some(400),
-        error_type: "mapper_parsing_exception".to_owned(),
-        reason: String::new(),
-        first_seen_ms: 0,
-    };
-    (0..5_000).map(letter).collect()
+    let numbers = 0..5_000;
+    numbers
+        .map(|number| {
+            letter(
+                &number.to_string(),
+                index_name,
+                "{}".to_owned(),
+                DocumentForm::Json,
+            )
+        })
+        .collect()
 }
